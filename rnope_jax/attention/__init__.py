@@ -1,0 +1,50 @@
+"""Attention: one definition (`reference`), several backends that compute the same.
+
+A backend is a function with the signature of `reference.attend`. `attend` picks it by name; `auto`
+is resolved by `choose`, which start-up reports call too, so that what is printed is what runs.
+"""
+
+from collections.abc import Callable
+
+import jax
+
+from rnope_jax.attention import blockwise, reference
+from rnope_jax.attention.spec import AttentionSpec, default_scale, visible
+from rnope_jax.errors import UserError
+
+#: Every backend by name.
+BACKENDS: dict[str, Callable[..., jax.Array]] = {
+    "reference": reference.attend,
+    "blockwise": blockwise.attend,
+}
+
+
+def choose(backend: str, window: int | None) -> str:
+    """The backend that serves a layer with this window; resolves "auto".
+
+    Blockwise serves every kind on every platform, so auto takes it.
+
+    Raises:
+      UserError: if there is no such backend.
+    """
+    del window
+    name = "blockwise" if backend == "auto" else backend
+    if name not in BACKENDS:
+        raise UserError(f"attention backend {backend!r} does not exist: choose auto, {', '.join(BACKENDS)}")
+    return name
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    spec: AttentionSpec,
+    *,
+    segment_ids: jax.Array | None = None,
+    backend: str = "auto",
+) -> jax.Array:
+    """Causal self-attention of whole rows; arguments and result as `reference.attend`."""
+    return BACKENDS[choose(backend, spec.window)](q, k, v, spec, segment_ids=segment_ids)
+
+
+__all__ = ["BACKENDS", "AttentionSpec", "attend", "choose", "default_scale", "visible"]

@@ -1,0 +1,48 @@
+"""What an attention layer computes, as a value that every backend reads."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+#: Added to masked logits; finite, so that a row without visible keys gives no NaN.
+MASKED = -1e30
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSpec:
+    """Causal attention of one layer kind."""
+
+    scale: float
+    """Factor on the dot products."""
+    window: int | None = None
+    """Keys that a query sees, itself included; None: the whole prefix."""
+
+
+def visible(query_index: jax.Array, key_index: jax.Array, window: int | None) -> jax.Array:
+    """True where the query at one index sees the key at another: the causal mask and the window.
+
+    The single definition of the window's meaning: `window` keys, the query itself included.
+    """
+    mask = key_index <= query_index
+    if window is not None:
+        mask &= key_index > query_index - window
+    return mask
+
+
+def default_scale(head_dim: int) -> float:
+    """1 / sqrt(head_dim)."""
+    return 1.0 / math.sqrt(head_dim)
+
+
+def group_heads(q: jax.Array, num_kv_heads: int) -> jax.Array:
+    """Splits query heads by the key head that serves them: [B, S, H, D] to [B, S, K, H / K, D]."""
+    batch, length, heads, dim = q.shape
+    return q.reshape(batch, length, num_kv_heads, heads // num_kv_heads, dim)
+
+
+def pad_length(x: jax.Array, before: int, after: int, value: float = 0) -> jax.Array:
+    """Pads axis 1 (the sequence) of `x`."""
+    widths = [(0, 0), (before, after)] + [(0, 0)] * (x.ndim - 2)
+    return jnp.pad(x, widths, constant_values=value) if before or after else x

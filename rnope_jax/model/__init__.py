@@ -1,0 +1,16 @@
+"""The model: modules (`transformer`, `block`), their caches, and the functional interface."""
+
+from rnope_jax.model.functional import ParameterInfo, Params, bind, describe, init, shardings
+from rnope_jax.model.transformer import Caches, Transformer, empty_cache
+
+__all__ = [
+    "Caches",
+    "ParameterInfo",
+    "Params",
+    "Transformer",
+    "bind",
+    "describe",
+    "empty_cache",
+    "init",
+    "shardings",
+]

@@ -1,0 +1,95 @@
+"""The device mesh, and the one table that maps logical axes of arrays to mesh axes."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rnope_jax.config import Config, MeshConfig
+from rnope_jax.errors import UserError
+
+#: Axes of the mesh, outermost first.
+MESH_AXES = ("data", "fsdp", "tensor")
+
+#: Logical axis of a parameter or activation -> mesh axes that split it. An axis that is not listed
+#: is not split.
+RULES: Mapping[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "vocab": ("tensor",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+}
+
+#: Names of the logical axes of an array, one per dimension; None for a dimension that is never split.
+Axes = Sequence[str | None]
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of a run over `devices` (all of them by default).
+
+    Raises:
+      UserError: if the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    if -1 in sizes:
+        known = math.prod(size for size in sizes if size != -1)
+        sizes[sizes.index(-1)] = len(devices) // known if len(devices) % known == 0 else 0
+    if math.prod(sizes) != len(devices):
+        given = ", ".join(f"mesh.{name} = {getattr(config, name)}" for name in MESH_AXES)
+        raise UserError(f"{given}: the product must equal the number of devices, {len(devices)}")
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+
+
+def partition(axes: Axes) -> PartitionSpec:
+    """The partition of an array with these logical axes."""
+    return PartitionSpec(*(RULES.get(axis) if axis else None for axis in axes))
+
+
+def sharding(mesh: Mesh, axes: Axes) -> NamedSharding:
+    """The placement on `mesh` of an array with these logical axes."""
+    return NamedSharding(mesh, partition(axes))
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Keeps an activation split by its logical axes; does nothing outside a mesh."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition(axes))
+
+
+def check_divisible(mesh: Mesh, name: str, shape: Sequence[int], axes: Axes) -> None:
+    """Checks that an array can be split as its logical axes say.
+
+    Raises:
+      UserError: naming the array, its axis and the mesh axes.
+    """
+    for size, axis in zip(shape, axes, strict=True):
+        mesh_axes = RULES.get(axis, ()) if axis else ()
+        parts = math.prod(mesh.shape[a] for a in mesh_axes)
+        if size % parts:
+            raise UserError(
+                f"{name}: its axis {axis!r} of size {size} cannot be split over {parts} devices "
+                f"(mesh axes {', '.join(mesh_axes)}); change the size or mesh.{mesh_axes[-1]}"
+            )
+
+
+def check_batches(config: Config, mesh: Mesh) -> None:
+    """Checks that every micro-batch divides over the devices that split the batch.
+
+    Raises:
+      UserError: naming the stage and the nearest batch sizes that work.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    for index, stage in enumerate(config.stages):
+        unit = parts * stage.accumulation
+        if stage.batch_size % unit:
+            below, above = stage.batch_size // unit * unit, (stage.batch_size // unit + 1) * unit
+            options = f"{below} or {above}" if below else f"{above}"
+            raise UserError(
+                f"stages[{index}].batch_size = {stage.batch_size}: must be divisible by {unit} "
+                f"(data x fsdp = {parts} devices, accumulation = {stage.accumulation}); for example {options}"
+            )
