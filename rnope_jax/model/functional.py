@@ -89,7 +89,19 @@ def bind(config: ModelConfig, params: Params) -> Transformer:
 
 @lru_cache(maxsize=32)
 def _abstract(config: ModelConfig) -> tuple[Any, Any]:
-    return nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
+    """Graph and state of a model whose values are shapes.
+
+    `nnx.eval_shape` would look up the logical axes in the current mesh, which knows only its own.
+    """
+    graphs = []
+
+    def make() -> Any:
+        graph, state = nnx.split(Transformer(config, rngs=nnx.Rngs(0)))
+        graphs.append(graph)
+        return state
+
+    state = jax.eval_shape(make)
+    return graphs[0], state
 
 
 def _name(path: tuple) -> str:

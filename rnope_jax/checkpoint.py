@@ -1,0 +1,127 @@
+"""Checkpoints: Orbax behind a small interface. Nothing else in the project imports Orbax.
+
+A checkpoint is a directory named by its step. It holds `state`, a nested dict of arrays, and
+`about`, a flat dict of text and numbers. It appears under its name when all of it is written.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from orbax.checkpoint import v1 as ocp
+
+from rnope_jax.config import CheckpointConfig
+from rnope_jax.errors import UserError
+
+# Orbax reports every save at length; what a user must know is said here.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class Checkpoints:
+    """The checkpoints of a run."""
+
+    def __init__(self, directory: Path, config: CheckpointConfig):
+        """Opens the directory, and makes it if need be; leftovers of interrupted saves are removed."""
+        policies = ocp.training.preservation_policies
+        kept: list[Any] = [policies.LatestN(config.keep)]
+        if config.keep_every is not None:
+            kept.append(policies.EveryNSteps(config.keep_every))
+        self.directory = directory.absolute()
+        self._orbax = ocp.training.Checkpointer(
+            self.directory,
+            # When to save is the training loop's decision.
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            cleanup_tmp_directories=True,
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, rising."""
+        return sorted(checkpoint.step for checkpoint in self._orbax.checkpoints)
+
+    def save(self, step: int, state: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Starts to save, and returns when the arrays may be changed; waits for a save under way."""
+        if step in self.steps():
+            return
+        self._guarded(lambda: self._orbax.save_checkpointables_async(step, {"state": state, "about": dict(about)}))
+
+    def wait(self) -> None:
+        """Returns when the save under way is on disk."""
+        self._guarded(self._orbax.wait)
+
+    def close(self) -> None:
+        """Waits, and lets go of the directory."""
+        self._guarded(self._orbax.close)
+
+    def restore(
+        self, abstract: Mapping[str, Any], report: Callable[[str], None] = print
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The newest readable checkpoint: its step and its state; None if there is no checkpoint.
+
+        A checkpoint that cannot be read is set aside under another name, and the one before is taken.
+
+        Args:
+          abstract: shapes, types and shardings of the state; any mesh will do.
+          report: told of checkpoints that are set aside.
+
+        Raises:
+          UserError: if there are checkpoints and none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return step, self._orbax.load_checkpointables(step, {"state": abstract})["state"]
+            except Exception as error:  # Orbax raises many kinds, plain Exception among them
+                aside = self._set_aside(step)
+                report(f"checkpoint {step} cannot be read ({_first_line(error)}); set aside as {aside.name}")
+        if steps:
+            raise UserError(
+                f"none of the checkpoints {steps} in {self.directory} can be read; they are kept under the names "
+                "damaged-*. Restore them from a copy, or start again with another run_dir"
+            )
+        return None
+
+    def _set_aside(self, step: int) -> Path:
+        target = self.directory / f"damaged-{step}"
+        while target.exists():
+            target = target.with_name(target.name + "-again")
+        (self.directory / str(step)).rename(target)
+        self._orbax.reload()
+        return target
+
+    def _guarded(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except Exception as error:
+            raise UserError(
+                f"cannot save to {self.directory}: {_first_line(error)}. Earlier checkpoints are intact; "
+                "make room or mend the disk and run the same command again"
+            ) from error
+
+
+def load_params(directory: Path, abstract: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Step and parameters of the newest checkpoint, without optimizer state.
+
+    Raises:
+      UserError: if there is none, or it cannot be read.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory} does not exist: the run has no checkpoint yet")
+    with ocp.training.Checkpointer(directory.absolute()) as orbax:
+        steps = sorted(checkpoint.step for checkpoint in orbax.checkpoints)
+        if not steps:
+            raise UserError(f"{directory} holds no checkpoint yet: let the run reach its first one")
+        context = ocp.Context()
+        context.pytree_options.loading.partial_load = True
+        try:
+            with context:
+                state = orbax.load_checkpointables(steps[-1], {"state": {"params": dict(abstract)}})["state"]
+        except Exception as error:
+            raise UserError(f"checkpoint {steps[-1]} in {directory} cannot be read: {_first_line(error)}") from error
+    return steps[-1], state["params"]
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,85 @@
+"""The data of a run: tokenizer and token stores, made once and kept in the run directory.
+
+    RUN/tokenizer/          tokenizer.json, tokenizer_config.json
+    RUN/data/KEY/train      the training documents of one corpus
+    RUN/data/KEY/held_out   its held-out documents
+
+KEY names the corpus, so stages with the same corpus share it. What exists is used as it is: a run
+goes on with the tokens that it began with, whatever has become of the files.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnope_jax.config import Config
+from rnope_jax.data import sources, store, tokenizer
+from rnope_jax.data.store import TokenStore
+from rnope_jax.data.tokenizer import Tokenizer
+from rnope_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Everything that a run reads."""
+
+    tokenizer: Tokenizer
+    train: tuple[TokenStore, ...]
+    """One per stage."""
+    held_out: TokenStore
+    """Of data.corpus."""
+
+
+def prepare(config: Config, run: Path, report: Callable[[str], None] = print) -> Corpus:
+    """Makes what the run directory lacks, and opens it.
+
+    Raises:
+      UserError: if the corpus or the tokenizer cannot be read or does not fit the model.
+    """
+    splits: dict[tuple[str, ...], sources.Split] = {}
+
+    def split(corpus: tuple[str, ...]) -> sources.Split:
+        if corpus not in splits:
+            splits[corpus] = sources.read_split(corpus, config.data)
+            if skipped := splits[corpus].skipped:
+                report(f"left out {len(skipped)} files that are not UTF-8 text, the first is {skipped[0]}")
+        return splits[corpus]
+
+    chosen = _tokenizer(config, run / "tokenizer", lambda: split(config.data.corpus), report)
+
+    def stores(corpus: tuple[str, ...]) -> tuple[TokenStore, TokenStore]:
+        root = run / "data" / _key(corpus)
+        for part in ("train", "held_out"):
+            if not (root / part).exists():
+                documents = getattr(split(corpus), part)
+                made = store.write(root / part, documents, chosen, measure_xz=part == "held_out").index
+                report(f"{part.replace('_', '-')}: {made.documents:,} documents, {made.text_bytes:,} bytes, {made.tokens:,} tokens")
+        return TokenStore(root / "train"), TokenStore(root / "held_out")
+
+    train = tuple(stores(stage.corpus or config.data.corpus)[0] for stage in config.stages)
+    return Corpus(chosen, train, stores(config.data.corpus)[1])
+
+
+def _tokenizer(
+    config: Config, directory: Path, split: Callable[[], sources.Split], report: Callable[[str], None]
+) -> Tokenizer:
+    if not directory.exists():
+        data = config.data
+        if data.tokenizer is not None:
+            made = tokenizer.load(Path(data.tokenizer).expanduser(), data.bos_token, data.eos_token)
+        else:
+            report(f"training a tokenizer of {config.model.vocab_size:,} tokens")
+            made = tokenizer.train((document.text for document in split().train), config.model.vocab_size)
+        if made.vocab_size > config.model.vocab_size:
+            raise UserError(
+                f"model.vocab_size = {config.model.vocab_size}: the tokenizer has {made.vocab_size} tokens; "
+                f"set model.vocab_size to at least {made.vocab_size}"
+            )
+        made.save(directory)
+    return tokenizer.load(directory)
+
+
+def _key(corpus: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(corpus)).encode()).hexdigest()[:12]

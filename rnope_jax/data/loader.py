@@ -1,0 +1,60 @@
+"""Batches as a pure function of (seed, step, row), read ahead by Grain.
+
+Nothing about the position in the data is stored but the step: the loader of a resumed run starts
+there and gives the very batches that the unbroken run would have had.
+"""
+
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+
+from rnope_jax.config import StageConfig
+from rnope_jax.data.packing import Batch, PackedRows, empty_row, stack_rows
+from rnope_jax.data.store import TokenStore
+
+#: One thread reads ahead; more only contend for the interpreter (windows are cut from mapped memory).
+_READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+
+
+def local_rows(batch_size: int) -> range:
+    """The rows of a global batch that this process reads."""
+    share = batch_size // jax.process_count()
+    return range(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def training_batches(store: TokenStore, stage: StageConfig, seed: int, start: int = 0) -> Iterator[Batch]:
+    """This process's rows of the batches of a stage, from its step `start` to its end.
+
+    Rows are visited in a random order that differs from epoch to epoch. Row r of step s is number
+    s * batch_size + r of that order.
+    """
+    rows = grain.MapDataset.source(PackedRows(store, stage.sequence_length)).shuffle(seed=seed).repeat()
+    mine = local_rows(stage.batch_size)
+
+    def batch(step: int) -> Batch:
+        return stack_rows([rows[step * stage.batch_size + row] for row in mine])
+
+    steps = grain.MapDataset.range(start, stage.steps).map(batch)
+    return iter(steps.to_iter_dataset(_READ))
+
+
+def held_out_batches(store: TokenStore, length: int, batch_size: int, rows: int | None = None) -> Iterator[Batch]:
+    """This process's rows of the held-out text in order, padded to whole batches.
+
+    Args:
+      store: held-out tokens.
+      length: tokens per row.
+      batch_size: rows per global batch.
+      rows: how many rows to read, spread evenly over the text; None reads every token.
+    """
+    source = PackedRows(store, length, pad_last=True)
+    chosen = np.arange(len(source))
+    if rows is not None and rows < len(source):
+        chosen = np.linspace(0, len(source) - 1, rows).round().astype(int)
+    for first in range(0, len(chosen), batch_size):
+        group = chosen[first : first + batch_size]
+        batch = [source[int(i)] for i in group]
+        batch += [empty_row(length)] * (batch_size - len(batch))
+        yield stack_rows([batch[row] for row in local_rows(batch_size)])

@@ -1,0 +1,110 @@
+"""Text on disk: which files a corpus has, and which of them are held out."""
+
+import hashlib
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnope_jax.config import STDLIB, DataConfig
+from rnope_jax.errors import UserError
+
+#: Folders of the standard library that hold no sources of its own, or only tests.
+_NOT_STDLIB = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text."""
+
+    name: str
+    """Path within the corpus, the same wherever the corpus lies."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Documents to learn from and documents to measure with."""
+
+    train: tuple[Document, ...]
+    held_out: tuple[Document, ...]
+    skipped: tuple[str, ...]
+    """Files of directories that are not UTF-8 text."""
+
+
+def read_split(corpus: Sequence[str], config: DataConfig) -> Split:
+    """Reads a corpus and divides it by file; a corpus of one file is divided at a line of its text.
+
+    Whether a file is held out depends on its name alone, so growing a corpus moves no file.
+
+    Raises:
+      UserError: if an entry does not exist, cannot be read, or nothing is left to learn from.
+    """
+    documents, skipped = [], []
+    for name, path, listed in _files(corpus, config.suffixes):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            if listed:
+                raise UserError(f"data.corpus: {path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+            skipped.append(str(path))
+            continue
+        except OSError as error:
+            raise UserError(f"data.corpus: cannot read {path}: {error.strerror}") from error
+        if text.strip():
+            documents.append(Document(name, text))
+    if not documents:
+        suffixes = ", ".join(config.suffixes)
+        raise UserError(f"data.corpus = {list(corpus)}: no text found; directories are searched for {suffixes} (data.suffixes)")
+    if len(documents) == 1:
+        train, held_out = _divide_text(documents[0], config.held_out_fraction)
+    else:
+        train, held_out = _divide_files(documents, config.held_out_fraction)
+    return Split(tuple(train), tuple(held_out), tuple(skipped))
+
+
+def _files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
+    """Yields name, path and whether the file itself was listed, in an order that is always the same."""
+    for entry in corpus:
+        if entry == STDLIB:
+            root = Path(sysconfig.get_paths()["stdlib"])
+            for path in sorted(root.rglob("*.py")):
+                relative = path.relative_to(root)
+                if not _NOT_STDLIB & set(relative.parts):
+                    yield relative.as_posix(), path, False
+            continue
+        root = Path(entry).expanduser()
+        if root.is_dir():
+            for path in sorted(root.rglob("*")):
+                if path.is_file() and path.name.endswith(tuple(suffixes)):
+                    yield path.relative_to(root).as_posix(), path, False
+        elif root.is_file():
+            yield root.name, root, True
+        else:
+            raise UserError(f"data.corpus: {entry} does not exist; give a text file, a directory or {STDLIB!r}")
+
+
+def _divide_files(documents: list[Document], fraction: float) -> tuple[list[Document], list[Document]]:
+    ranked = sorted(documents, key=lambda document: (_rank(document.name), document.name))
+    count = sum(_rank(document.name) < fraction for document in documents)
+    count = min(max(count, 1), len(documents) - 1)
+    held_out = set(map(id, ranked[:count]))
+    return (
+        [document for document in documents if id(document) not in held_out],
+        [document for document in documents if id(document) in held_out],
+    )
+
+
+def _divide_text(document: Document, fraction: float) -> tuple[list[Document], list[Document]]:
+    text = document.text
+    cut = text.find("\n", int(len(text) * (1 - fraction))) + 1 or int(len(text) * (1 - fraction))
+    if not text[:cut].strip() or not text[cut:].strip():
+        cut = max(1, int(len(text) * (1 - fraction)))
+    if not text[cut:].strip():
+        raise UserError(f"data.corpus: {document.name} is too short to hold out a part of it")
+    return [Document(document.name, text[:cut])], [Document(document.name, text[cut:])]
+
+
+def _rank(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,141 @@
+"""Text to tokens and back: any `tokenizer.json`, or a byte-level BPE trained on the corpus."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from rnope_jax.errors import UserError
+from rnope_jax.files import replace_directory
+
+PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
+
+_FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
+
+#: Longest piece of text that is tokenized at once, in characters.
+_PIECE = 1 << 20
+
+
+class Tokenizer:
+    """A tokenizer with the tokens that start and end a document."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, bos: str, eos: str):
+        self.backend = backend
+        self.bos, self.eos = bos, eos
+        self.bos_id, self.eos_id = (self._special(token) for token in (bos, eos))
+
+    def _special(self, token: str) -> int:
+        number = self.backend.token_to_id(token)
+        if number is None:
+            raise UserError(f"tokenizer: there is no token {token!r}; set data.bos_token and data.eos_token to tokens it has")
+        return number
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, special tokens included."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, without special tokens."""
+        return [token for ids in self.encode_batch([text]) for token in ids]
+
+    def encode_batch(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Tokens of each text, without special tokens; long texts are worked on in pieces."""
+        pieces = [list(_pieces(text)) for text in texts]
+        flat = [piece for parts in pieces for piece in parts]
+        encoded = iter(self.backend.encode_batch_fast(flat, add_special_tokens=False))
+        for parts in pieces:
+            yield [token for _ in parts for token in next(encoded).ids]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens; special tokens are left out."""
+        return self.backend.decode(list(tokens), skip_special_tokens=True)
+
+    def stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Decodes token by token; yields text as soon as no later token can change it."""
+        seen: list[int] = []
+        done = ""
+        for token in tokens:
+            seen.append(token)
+            text = self.decode(seen)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}") and text.startswith(done):
+                yield text[len(done) :]
+                done = text
+        yield self.decode(seen)[len(done) :]
+
+    def save(self, directory: Path) -> None:
+        """Writes the two files that `load` and Hugging Face's AutoTokenizer read, whole or not at all."""
+        with replace_directory(directory) as target:
+            self.backend.save(str(target / _FILE))
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": self.bos, "eos_token": self.eos}
+            if self.backend.token_to_id(PAD) is not None:
+                settings["pad_token"] = PAD
+            (target / _CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def load(path: Path, bos_token: str | None = None, eos_token: str | None = None) -> Tokenizer:
+    """Reads a `tokenizer.json`, or a directory with one.
+
+    Args:
+      path: the file or its directory.
+      bos_token: token that starts a document; None takes it from the tokenizer_config.json beside.
+      eos_token: token that ends a document, likewise.
+
+    Raises:
+      UserError: if the file is missing or unreadable, or the two tokens are not known.
+    """
+    file = path / _FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"data.tokenizer: {file} does not exist; give a tokenizer.json or the directory that holds it")
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the Rust library raises plain Exception for everything
+        raise UserError(f"data.tokenizer: {file} cannot be read as a tokenizer.json: {error}") from error
+    settings = _settings(file.with_name(_CONFIG))
+    bos, eos = bos_token or settings.get("bos_token"), eos_token or settings.get("eos_token")
+    for name, token in (("bos_token", bos), ("eos_token", eos)):
+        if token is None:
+            raise UserError(f"data.{name} = None: {file} has no {_CONFIG} beside it that names one; set data.{name}")
+    return Tokenizer(backend, bos, eos)
+
+
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE of at most `vocab_size` tokens; the same texts give the same tokenizer."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = [PAD, BOS, EOS]
+    if vocab_size < len(alphabet) + len(special):
+        raise UserError(
+            f"model.vocab_size = {vocab_size}: a byte-level tokenizer needs at least {len(alphabet) + len(special)}"
+        )
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    backend.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
+    return Tokenizer(backend, BOS, EOS)
+
+
+def _settings(file: Path) -> dict[str, str]:
+    """Special tokens named in a tokenizer_config.json; they may be written as text or as objects."""
+    if not file.is_file():
+        return {}
+    try:
+        data = json.loads(file.read_text())
+        named = {name: data.get(name) for name in ("bos_token", "eos_token")}
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise UserError(f"data.tokenizer: {file} is not a JSON object: {error}") from error
+    return {name: token["content"] if isinstance(token, dict) else token for name, token in named.items() if token}
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cuts a long text after line breaks, so that memory stays bounded."""
+    start = 0
+    while len(text) - start > _PIECE:
+        cut = text.rfind("\n", start, start + _PIECE) + 1 or start + _PIECE
+        yield text[start:cut]
+        start = cut
+    yield text[start:]

@@ -1,0 +1,123 @@
+"""What a run reports: metrics.jsonl, TensorBoard and a line on the terminal."""
+
+import contextlib
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from tensorboardX import SummaryWriter
+
+from rnope_jax.config import LoggingConfig
+from rnope_jax.files import write_text
+from rnope_jax.training.run import Run
+
+
+class Reporter:
+    """Writes metrics; on a terminal the newest line stays at the bottom, elsewhere each is printed."""
+
+    def __init__(self, run: Run, config: LoggingConfig, start_step: int, total_steps: int):
+        """Forgets what an interrupted run had reported past `start_step`: these steps are made again."""
+        self.total_steps = total_steps
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.live: Live | None = None
+        if run.metrics.exists():
+            lines = [line for line in run.metrics.read_text().splitlines() if _step(line) <= start_step]
+            write_text(run.metrics, "".join(line + "\n" for line in lines))
+        self.file = run.metrics.open("a", buffering=1)
+        self.board = None
+        if config.tensorboard:
+            self.board = SummaryWriter(str(run.tensorboard), purge_step=start_step + 1)
+
+    def write(self, step: int, **values: Any) -> None:
+        """Adds a line to metrics.jsonl, and its numbers to TensorBoard."""
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.board is not None:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(name, value, step)
+
+    def progress(self, step: int, values: dict[str, Any]) -> None:
+        """Shows how training goes."""
+        text = progress_line(step, self.total_steps, values)
+        if self.live is not None:
+            self.live.update(Text(text))
+        else:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Prints a lasting line."""
+        self.console.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keeps the progress line at the bottom of a terminal while the block runs."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(Text(""), console=self.console, refresh_per_second=4) as self.live:
+            yield
+        self.live = None
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+class Clock:
+    """Where the time of a run goes."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.productive = 0.0
+        """Seconds in training steps, waiting for data excluded."""
+        self.waiting = 0.0
+        """Seconds spent waiting for data."""
+
+    @contextlib.contextmanager
+    def data_wait(self) -> Iterator[None]:
+        """Counts the block as waiting for data."""
+        began = time.perf_counter()
+        yield
+        self.waiting += time.perf_counter() - began
+
+    @property
+    def goodput(self) -> float:
+        """Share of the time since the start that went into training steps."""
+        return self.productive / max(time.perf_counter() - self.start, 1e-9)
+
+
+def memory_gib() -> float:
+    """Peak memory of the fullest local accelerator, or of this process where there is none."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [entry["peak_bytes_in_use"] for entry in stats if entry and "peak_bytes_in_use" in entry]
+    if peaks:
+        return max(peaks) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def progress_line(step: int, total: int, values: dict[str, Any]) -> str:
+    """One line on a training step."""
+    return (
+        f"step {step:>{len(str(total))}}/{total}  {values['stage']}  loss {values['loss']:.4f}  "
+        f"grad {values['gradient_norm']:.2f}  lr {values['learning_rate']:.2e}  "
+        f"{values['tokens_per_second']:,.0f} tok/s  {values['model_tflops']:.3f} TFLOP/s  "
+        f"{values['memory_gib']:.2f} GiB  data {values['data_wait']:.0%}"
+    )
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics.jsonl; a line that a crash has cut short belongs to no step."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")

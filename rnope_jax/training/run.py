@@ -1,0 +1,97 @@
+"""The run directory: configuration, tokenizer, data, checkpoints, metrics and figures of one run.
+
+    RUN/config.json     the resolved configuration
+    RUN/tokenizer/      tokenizer.json, tokenizer_config.json
+    RUN/data/           token stores
+    RUN/checkpoints/    one directory per step
+    RUN/metrics.jsonl   a line per report
+    RUN/tensorboard/    the same for TensorBoard
+    RUN/figures/        pictures
+    RUN/samples.txt     continuations made at the end
+"""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from rnope_jax.config import Config
+from rnope_jax.errors import ConfigError, UserError
+from rnope_jax.files import write_text
+from rnope_jax.schema import differences
+
+#: Sections that say how a run is watched and kept, not what it computes: they may change on resume.
+_MAY_CHANGE = ("checkpoint", "evaluation", "logging", "run_dir")
+
+
+class Run:
+    """Paths of a run."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_file = path / "config.json"
+        self.tokenizer = path / "tokenizer"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.figures = path / "figures"
+        self.samples = path / "samples.txt"
+
+    @property
+    def config(self) -> Config:
+        """The configuration that the run was started with.
+
+        Raises:
+          UserError: if this is not a run directory.
+        """
+        try:
+            text = self.config_file.read_text()
+        except OSError as error:
+            raise UserError(f"{self.path} is not a run directory: there is no readable {self.config_file.name} in it") from error
+        try:
+            return Config.from_json(text)
+        except ConfigError as error:
+            raise UserError(f"{self.config_file}: {error}") from error
+
+
+@contextlib.contextmanager
+def open_run(config: Config) -> Iterator[Run]:
+    """Makes the run directory or takes up the one that is there; no other process may train in it meanwhile.
+
+    Raises:
+      UserError: if another process trains in it, it belongs to another configuration, or it cannot be written.
+    """
+    run = Run(config.directory)
+    if run.config_file.exists():
+        _check_same(run, config)
+    elif run.path.is_dir() and any(entry.name != "lock" for entry in run.path.iterdir()):
+        raise UserError(f"{run.path} exists and is not a run directory; choose another run_dir")
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = (run.path / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"run_dir: cannot write to {run.path}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{run.path}: another process is training in this directory") from error
+        write_text(run.config_file, config.to_json())
+        yield run
+
+
+def _check_same(run: Run, config: Config) -> None:
+    """Refuses to go on with a run whose past was made by another configuration."""
+    changed = [
+        (path, old, new)
+        for path, old, new in differences(run.config.to_dict(), config.to_dict())
+        if path.split(".")[0] not in _MAY_CHANGE
+    ]
+    if changed:
+        lines = [f"  {path}: {old!r} there, {new!r} now" for path, old, new in changed[:5]]
+        lines += [f"  and {len(changed) - 5} more"] if len(changed) > 5 else []
+        raise UserError(
+            f"{run.path} holds a run with another configuration:\n"
+            + "\n".join(lines)
+            + "\nGive the old values to resume it, or another --run-dir to start a new one. Nothing was changed."
+        )

@@ -1,0 +1,121 @@
+"""One training step, and one evaluation step, as compiled functions of a stage."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from rnope_jax import model
+from rnope_jax.config import Config
+from rnope_jax.data import Batch
+from rnope_jax.model import Params
+from rnope_jax.sharding import constrain, sharding
+from rnope_jax.training.loss import LossSums, batch_loss
+from rnope_jax.training.optimizer import clip
+from rnope_jax.training.schedule import learning_rate
+from rnope_jax.training.state import Health, TrainState, make_optimizer, state_shardings
+
+#: Metrics of a step, on the devices.
+StepMetrics = dict[str, Any]
+
+#: Decay of the running mean of the gradient norm.
+_NORM_DECAY = 0.98
+
+
+def make_train_step(
+    config: Config, stage_index: int, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
+    """The step of one stage: takes a state (which it consumes) and a global batch, gives the next state.
+
+    The gradient is that of the mean loss over the tokens of the whole batch, however it is divided
+    into micro-batches and over devices. A step whose loss or gradient is not finite, or whose norm
+    is a spike, changes nothing but the counters.
+    """
+    stage = config.stages[stage_index]
+    shape = config.stage_model(stage_index)
+    first = sum(earlier.steps for earlier in config.stages[:stage_index])
+    optimizer, schedule = make_optimizer(config), learning_rate(stage)
+    settings, z_loss = config.optimizer, config.loss.z_loss
+
+    def objective(params: Params, batch: Batch) -> tuple[jax.Array, LossSums]:
+        sums = batch_loss(model.bind(shape, params), batch, config.loss.chunk)
+        return sums.nll + z_loss * sums.z, sums
+
+    def gradients(params: Params, batch: Batch) -> tuple[Params, LossSums]:
+        """Gradient of the summed objective, and the sums."""
+        if stage.accumulation == 1:
+            return jax.grad(objective, has_aux=True)(params, batch)
+
+        def accumulate(total: Any, part: Batch) -> tuple[Any, None]:
+            part = jax.tree.map(lambda x: constrain(x, "batch", None), part)
+            return jax.tree.map(jnp.add, total, jax.grad(objective, has_aux=True)(params, part)), None
+
+        # Micro-batch i takes every accumulation-th row, so that each is spread over all devices.
+        parts = jax.tree.map(lambda x: x.reshape(-1, stage.accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
+        zero = jax.tree.map(jnp.zeros_like, (params, LossSums(*[jnp.zeros((), jnp.float32)] * 3)))
+        return jax.lax.scan(accumulate, zero, parts)[0]
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        summed, sums = gradients(state.params, batch)
+        tokens = jnp.maximum(sums.weight, 1.0)
+        mean = {name: gradient / tokens for name, gradient in summed.items()}
+        norm = optax.global_norm(mean)
+        loss, rate = sums.nll / tokens, schedule(state.step - first + 1)
+
+        fine = jnp.isfinite(norm) & jnp.isfinite(loss)
+        if settings.skip_spikes is not None:
+            known = state.health.norm_mean > 0
+            fine &= ~known | (norm <= settings.skip_spikes * state.health.norm_mean)
+        updated = optimizer.update(clip(mean, norm, settings.clip_norm), state.optimizer, state.params, rate)
+        params, optimizer_state = jax.tree.map(
+            lambda new, old: jnp.where(fine, new, old), updated, (state.params, state.optimizer)
+        )
+        mixed = _NORM_DECAY * state.health.norm_mean + (1 - _NORM_DECAY) * norm
+        norm_mean = jnp.where(state.health.norm_mean > 0, mixed, norm)
+        health = Health(
+            skipped=jnp.where(fine, 0, state.health.skipped + 1),
+            norm_mean=jnp.where(fine, norm_mean, state.health.norm_mean),
+        )
+        metrics = {
+            "loss": loss,
+            "z": sums.z / tokens,
+            "gradient_norm": norm,
+            "learning_rate": rate,
+            "tokens": sums.weight,
+            "skipped": health.skipped,
+            # Tells which tensors are to blame when a step is not finite.
+            "gradient_finite": {name: jnp.isfinite(gradient).all() for name, gradient in mean.items()},
+        }
+        return TrainState(state.step + 1, params, optimizer_state, health), metrics
+
+    placed = state_shardings(config, mesh)
+    rows = batch_sharding(mesh)
+    return jax.jit(step, donate_argnums=0, in_shardings=(placed, rows), out_shardings=(placed, None))
+
+
+def make_evaluation_step(config: Config, stage_index: int, mesh: Mesh) -> Callable[[Params, Batch], LossSums]:
+    """Sums of the loss over one batch."""
+    shape = config.stage_model(stage_index)
+
+    def step(params: Params, batch: Batch) -> LossSums:
+        return batch_loss(model.bind(shape, params), batch, config.loss.chunk)
+
+    return jax.jit(step, in_shardings=(state_shardings(config, mesh).params, batch_sharding(mesh)))
+
+
+def batch_sharding(mesh: Mesh) -> jax.sharding.NamedSharding:
+    """Where the rows of a batch live."""
+    return sharding(mesh, ("batch", None))
+
+
+def to_devices(batch: Batch, mesh: Mesh) -> Batch:
+    """A global batch from this process's rows."""
+
+    def place(x: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(batch_sharding(mesh), x)
+
+    return jax.tree.map(place, batch)
