@@ -393,6 +393,14 @@ class Config(Schema):
         """The longest row of any stage: the context that the model was trained for."""
         return max(stage.sequence_length for stage in self.stages)
 
+    def first_step(self, index: int) -> int:
+        """Steps taken before stage `index` begins."""
+        return sum(stage.steps for stage in self.stages[:index])
+
+    def stage_at(self, step: int) -> int:
+        """The stage that takes step `step`, counted from 0."""
+        return next(i for i in range(len(self.stages)) if step < self.first_step(i + 1))
+
     def stage_model(self, index: int) -> ModelConfig:
         """The model in stage `index`: the RoPE base is the last one that a stage up to it has set."""
         model = self.model

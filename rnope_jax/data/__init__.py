@@ -1,9 +1,19 @@
 """Data: text files (`sources`), tokenizer, token files (`store`), packed rows, batches (`loader`)."""
 
-from rnope_jax.data.corpus import Corpus, prepare
-from rnope_jax.data.loader import held_out_batches, training_batches
+from rnope_jax.data.corpus import Corpus, check, prepare
+from rnope_jax.data.loader import documents_of_step, held_out_batches, training_batches
 from rnope_jax.data.packing import Batch
 from rnope_jax.data.store import TokenStore
 from rnope_jax.data.tokenizer import Tokenizer
 
-__all__ = ["Batch", "Corpus", "TokenStore", "Tokenizer", "held_out_batches", "prepare", "training_batches"]
+__all__ = [
+    "Batch",
+    "Corpus",
+    "TokenStore",
+    "Tokenizer",
+    "check",
+    "documents_of_step",
+    "held_out_batches",
+    "prepare",
+    "training_batches",
+]

@@ -32,6 +32,20 @@ class Corpus:
     """Of data.corpus."""
 
 
+def check(config: Config) -> None:
+    """Finds what is wrong with the inputs in a moment, before anything is written.
+
+    Raises:
+      UserError: if a corpus is missing, or the tokenizer is missing, unreadable or does not fit.
+    """
+    for corpus in dict.fromkeys([config.data.corpus, *(stage.corpus for stage in config.stages)]):
+        sources.check(corpus)
+    if config.data.tokenizer is not None:
+        _fits(config, _given(config, config.data.tokenizer))
+    else:
+        tokenizer.check_vocab_size(config.model.vocab_size)
+
+
 def prepare(config: Config, run: Path, report: Callable[[str], None] = print) -> Corpus:
     """Makes what the run directory lacks, and opens it.
 
@@ -66,19 +80,26 @@ def _tokenizer(
     config: Config, directory: Path, split: Callable[[], sources.Split], report: Callable[[str], None]
 ) -> Tokenizer:
     if not directory.exists():
-        data = config.data
-        if data.tokenizer is not None:
-            made = tokenizer.load(Path(data.tokenizer).expanduser(), data.bos_token, data.eos_token)
+        if config.data.tokenizer is not None:
+            made = _given(config, config.data.tokenizer)
         else:
             report(f"training a tokenizer of {config.model.vocab_size:,} tokens")
             made = tokenizer.train((document.text for document in split().train), config.model.vocab_size)
-        if made.vocab_size > config.model.vocab_size:
-            raise UserError(
-                f"model.vocab_size = {config.model.vocab_size}: the tokenizer has {made.vocab_size} tokens; "
-                f"set model.vocab_size to at least {made.vocab_size}"
-            )
+        _fits(config, made)
         made.save(directory)
     return tokenizer.load(directory)
+
+
+def _given(config: Config, path: str) -> Tokenizer:
+    return tokenizer.load(Path(path).expanduser(), config.data.bos_token, config.data.eos_token)
+
+
+def _fits(config: Config, made: Tokenizer) -> None:
+    if made.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size = {config.model.vocab_size}: the tokenizer has {made.vocab_size} tokens; "
+            f"set model.vocab_size to at least {made.vocab_size}"
+        )
 
 
 def _key(corpus: Sequence[str]) -> str:

@@ -25,19 +25,29 @@ def local_rows(batch_size: int) -> range:
 
 
 def training_batches(store: TokenStore, stage: StageConfig, seed: int, start: int = 0) -> Iterator[Batch]:
-    """This process's rows of the batches of a stage, from its step `start` to its end.
-
-    Rows are visited in a random order that differs from epoch to epoch. Row r of step s is number
-    s * batch_size + r of that order.
-    """
-    rows = grain.MapDataset.source(PackedRows(store, stage.sequence_length)).shuffle(seed=seed).repeat()
+    """This process's rows of the batches of a stage, from its step `start` to its end."""
+    rows, order = PackedRows(store, stage.sequence_length), _order(store, stage, seed)
     mine = local_rows(stage.batch_size)
 
     def batch(step: int) -> Batch:
-        return stack_rows([rows[step * stage.batch_size + row] for row in mine])
+        return stack_rows([rows[order[step * stage.batch_size + row]] for row in mine])
 
     steps = grain.MapDataset.range(start, stage.steps).map(batch)
     return iter(steps.to_iter_dataset(_READ))
+
+
+def documents_of_step(store: TokenStore, stage: StageConfig, seed: int, step: int) -> list[str]:
+    """Names of the documents in the global batch of a step, in the order of its rows."""
+    rows, order = PackedRows(store, stage.sequence_length), _order(store, stage, seed)
+    names = store.names()
+    found = [rows.documents(order[step * stage.batch_size + row]) for row in range(stage.batch_size)]
+    return list(dict.fromkeys(names[number] for numbers in found for number in numbers))
+
+
+def _order(store: TokenStore, stage: StageConfig, seed: int) -> grain.MapDataset:
+    """Row r of step s of a stage is row `order[s * batch_size + r]` of the store; a new order each epoch."""
+    rows = PackedRows(store, stage.sequence_length)
+    return grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
 
 
 def held_out_batches(store: TokenStore, length: int, batch_size: int, rows: int | None = None) -> Iterator[Batch]:

@@ -60,6 +60,14 @@ class PackedRows:
         return {name: np.pad(x, (0, self.length - real)) for name, x in row.items()}  # type: ignore[return-value]
 
 
+    def documents(self, index: int) -> range:
+        """Numbers of the documents in a row."""
+        first = index * self.length
+        last = min(first + self.length, len(self.store)) - 1
+        start, stop = np.searchsorted(self.store.starts, [first, last], side="right")
+        return range(int(start) - 1, int(stop))
+
+
 def empty_row(length: int) -> Batch:
     """A row of padding."""
     zeros = np.zeros(length, np.int32)

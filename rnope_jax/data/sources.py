@@ -40,6 +40,7 @@ def read_split(corpus: Sequence[str], config: DataConfig) -> Split:
     Raises:
       UserError: if an entry does not exist, cannot be read, or nothing is left to learn from.
     """
+    check(corpus)
     documents, skipped = [], []
     for name, path, listed in _files(corpus, config.suffixes):
         try:
@@ -63,6 +64,17 @@ def read_split(corpus: Sequence[str], config: DataConfig) -> Split:
     return Split(tuple(train), tuple(held_out), tuple(skipped))
 
 
+def check(corpus: Sequence[str]) -> None:
+    """Checks that every entry of a corpus exists, without reading it.
+
+    Raises:
+      UserError: naming the first that does not.
+    """
+    for entry in corpus:
+        if entry != STDLIB and not Path(entry).expanduser().exists():
+            raise UserError(f"data.corpus: {entry} does not exist; give a text file, a directory or {STDLIB!r}")
+
+
 def _files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
     """Yields name, path and whether the file itself was listed, in an order that is always the same."""
     for entry in corpus:
@@ -78,10 +90,8 @@ def _files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str
             for path in sorted(root.rglob("*")):
                 if path.is_file() and path.name.endswith(tuple(suffixes)):
                     yield path.relative_to(root).as_posix(), path, False
-        elif root.is_file():
-            yield root.name, root, True
         else:
-            raise UserError(f"data.corpus: {entry} does not exist; give a text file, a directory or {STDLIB!r}")
+            yield root.name, root, True
 
 
 def _divide_files(documents: list[Document], fraction: float) -> tuple[list[Document], list[Document]]:

@@ -2,6 +2,7 @@
 
     STORE/tokens.bin    token ids, little endian, 16 or 32 bits; a document is BOS, its text, EOS
     STORE/starts.npy    where each document starts
+    STORE/names.txt     name of each document, a line each
     STORE/index.json    counts, type, checksum
 """
 
@@ -64,6 +65,10 @@ class TokenStore:
         """All tokens, mapped from disk."""
         return np.memmap(self.directory / "tokens.bin", np.dtype(self.index.dtype), mode="r")
 
+    def names(self) -> list[str]:
+        """Name of each document."""
+        return (self.directory / "names.txt").read_text(encoding="utf-8").splitlines()
+
 
 def write(
     directory: Path, documents: Sequence[Document], tokenizer: Tokenizer, *, measure_xz: bool = False
@@ -80,6 +85,8 @@ def write(
                     total += len(data)
                     checksum.update(data)
                     file.write(data.tobytes())
+        names = "".join(document.name.replace("\n", " ") + "\n" for document in documents)
+        (target / "names.txt").write_text(names, encoding="utf-8")
         np.save(target / "starts.npy", np.array(starts, np.int64), allow_pickle=False)
         size = sum(len(document.text.encode()) for document in documents)
         index = Index(

@@ -12,6 +12,9 @@ from rnope_jax.files import replace_directory
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 
+_SPECIAL = (PAD, BOS, EOS)
+_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 #: Longest piece of text that is tokenized at once, in characters.
@@ -101,19 +104,25 @@ def load(path: Path, bos_token: str | None = None, eos_token: str | None = None)
     return Tokenizer(backend, bos, eos)
 
 
+def check_vocab_size(vocab_size: int) -> None:
+    """Checks that a byte-level BPE can be this small.
+
+    Raises:
+      UserError: if not even single bytes would fit.
+    """
+    least = len(_ALPHABET) + len(_SPECIAL)
+    if vocab_size < least:
+        raise UserError(f"model.vocab_size = {vocab_size}: a byte-level tokenizer needs at least {least}")
+
+
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE of at most `vocab_size` tokens; the same texts give the same tokenizer."""
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = [PAD, BOS, EOS]
-    if vocab_size < len(alphabet) + len(special):
-        raise UserError(
-            f"model.vocab_size = {vocab_size}: a byte-level tokenizer needs at least {len(alphabet) + len(special)}"
-        )
+    check_vocab_size(vocab_size)
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False
+        vocab_size=vocab_size, special_tokens=list(_SPECIAL), initial_alphabet=_ALPHABET, show_progress=False
     )
     backend.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
     return Tokenizer(backend, BOS, EOS)

@@ -76,7 +76,8 @@ def shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding]:
 
 def init(config: ModelConfig, seed: int | jax.Array) -> Params:
     """Initial parameters; to be called under `jax.jit` with `shardings` as output shardings on a mesh."""
-    _, state = nnx.split(Transformer(config, rngs=nnx.Rngs(params=seed)))
+    # A key, because Rngs takes no traced number; the same key that it makes of an int.
+    _, state = nnx.split(Transformer(config, rngs=nnx.Rngs(params=jax.random.key(seed))))
     return {_name(path): variable[...] for path, variable in nnx.to_flat_state(state)}
 
 

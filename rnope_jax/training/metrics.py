@@ -23,12 +23,12 @@ class Reporter:
     """Writes metrics; on a terminal the newest line stays at the bottom, elsewhere each is printed."""
 
     def __init__(self, run: Run, config: LoggingConfig, start_step: int, total_steps: int):
-        """Forgets what an interrupted run had reported past `start_step`: these steps are made again."""
+        """Forgets what an earlier process reported of steps after `start_step`: they are made again."""
         self.total_steps = total_steps
         self.console = Console(highlight=False, soft_wrap=True)
         self.live: Live | None = None
         if run.metrics.exists():
-            lines = [line for line in run.metrics.read_text().splitlines() if _step(line) <= start_step]
+            lines = [line for line in run.metrics.read_text().splitlines() if _keeps(line, start_step)]
             write_text(run.metrics, "".join(line + "\n" for line in lines))
         self.file = run.metrics.open("a", buffering=1)
         self.board = None
@@ -73,21 +73,22 @@ class Reporter:
 
 
 class Clock:
-    """Where the time of a run goes."""
+    """How much of a run's time goes into training steps."""
 
     def __init__(self) -> None:
-        self.start = time.perf_counter()
+        self.start = self.mark = time.perf_counter()
         self.productive = 0.0
-        """Seconds in training steps, waiting for data excluded."""
-        self.waiting = 0.0
-        """Seconds spent waiting for data."""
 
-    @contextlib.contextmanager
-    def data_wait(self) -> Iterator[None]:
-        """Counts the block as waiting for data."""
-        began = time.perf_counter()
-        yield
-        self.waiting += time.perf_counter() - began
+    def resume(self) -> None:
+        """Training goes on now; what came before (compiling, evaluating, saving) is no part of a step."""
+        self.mark = time.perf_counter()
+
+    def lap(self, waiting: float) -> float:
+        """Seconds since the last lap; all but those spent `waiting` for data were productive."""
+        now = time.perf_counter()
+        seconds, self.mark = now - self.mark, now
+        self.productive += max(seconds - waiting, 0.0)
+        return seconds
 
     @property
     def goodput(self) -> float:
@@ -115,9 +116,14 @@ def progress_line(step: int, total: int, values: dict[str, Any]) -> str:
     )
 
 
-def _step(line: str) -> float:
-    """The step of a line of metrics.jsonl; a line that a crash has cut short belongs to no step."""
+def _keeps(line: str, start_step: int) -> bool:
+    """Whether a line of metrics.jsonl stays true when training goes on from `start_step`.
+
+    The closing evaluation is made again, and so is everything if no checkpoint was there. A line
+    that a crash has cut short is dropped.
+    """
     try:
-        return json.loads(line)["step"]
+        values = json.loads(line)
+        return 0 < start_step >= values["step"] and not values.get("final", False)
     except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")
+        return False

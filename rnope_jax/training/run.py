@@ -12,6 +12,7 @@
 
 import contextlib
 import fcntl
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,11 @@ from rnope_jax.schema import differences
 
 #: Sections that say how a run is watched and kept, not what it computes: they may change on resume.
 _MAY_CHANGE = ("checkpoint", "evaluation", "logging", "run_dir")
+
+_LOCK = "lock"
+
+#: What a run directory may hold before its configuration is recorded.
+_PREPARED = {_LOCK, "tokenizer", ".tokenizer.partial", "data", ".config.json.partial"}
 
 
 class Run:
@@ -36,6 +42,10 @@ class Run:
         self.tensorboard = path / "tensorboard"
         self.figures = path / "figures"
         self.samples = path / "samples.txt"
+
+    def record(self, config: Config) -> None:
+        """Writes the configuration: from now on the directory is a run of it."""
+        write_text(self.config_file, config.to_json())
 
     @property
     def config(self) -> Config:
@@ -58,17 +68,20 @@ class Run:
 def open_run(config: Config) -> Iterator[Run]:
     """Makes the run directory or takes up the one that is there; no other process may train in it meanwhile.
 
+    A new run is one only when `Run.record` has been called: what an attempt that ended before left
+    behind is cleared away.
+
     Raises:
       UserError: if another process trains in it, it belongs to another configuration, or it cannot be written.
     """
     run = Run(config.directory)
     if run.config_file.exists():
         _check_same(run, config)
-    elif run.path.is_dir() and any(entry.name != "lock" for entry in run.path.iterdir()):
-        raise UserError(f"{run.path} exists and is not a run directory; choose another run_dir")
+    elif run.path.is_dir() and (foreign := [e.name for e in run.path.iterdir() if e.name not in _PREPARED]):
+        raise UserError(f"{run.path} exists and is not a run directory (it holds {foreign[0]}); choose another run_dir")
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        lock = (run.path / "lock").open("w")
+        lock = (run.path / _LOCK).open("w")
     except OSError as error:
         raise UserError(f"run_dir: cannot write to {run.path}: {error.strerror}") from error
     with lock:
@@ -76,7 +89,9 @@ def open_run(config: Config) -> Iterator[Run]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{run.path}: another process is training in this directory") from error
-        write_text(run.config_file, config.to_json())
+        if not run.config_file.exists():
+            for name in _PREPARED - {_LOCK}:
+                shutil.rmtree(run.path / name, ignore_errors=True)
         yield run
 
 

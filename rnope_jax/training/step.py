@@ -37,7 +37,7 @@ def make_train_step(
     """
     stage = config.stages[stage_index]
     shape = config.stage_model(stage_index)
-    first = sum(earlier.steps for earlier in config.stages[:stage_index])
+    first = config.first_step(stage_index)
     optimizer, schedule = make_optimizer(config), learning_rate(stage)
     settings, z_loss = config.optimizer, config.loss.z_loss
 

@@ -1,0 +1,88 @@
+"""From the command line to a `Config`: a Python file, one of its functions, and overrides."""
+
+import difflib
+import inspect
+import re
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from rnope_jax import config as config_module
+from rnope_jax import layers
+from rnope_jax.config import Config
+from rnope_jax.errors import ConfigError, UserError
+from rnope_jax.schema import Schema, unknown_field
+
+#: The function that is taken when none is named.
+DEFAULT_FUNCTION = "config"
+
+
+def parse(program: str, arguments: Sequence[str]) -> Config:
+    """The configuration that a command line describes: FILE[:FUNCTION], then overrides such as --model.num-layers 12.
+
+    Raises:
+      UserError: if the file, the function or a value is not right.
+      SystemExit: after printing help, or with code 2 on an option that does not exist.
+    """
+    usage = f"usage: {program} FILE.py[:FUNCTION] [--FIELD VALUE ...]\n       {program} FILE.py --help    lists the fields"
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage)
+        raise SystemExit(0 if arguments else 2)
+    if arguments[0].startswith("-"):
+        raise UserError(f"the first argument must be a configuration file, not {arguments[0]}\n{usage}")
+    default = load(arguments[0])
+    return tyro.cli(Config, default=default, args=list(arguments[1:]), prog=f"{program} {arguments[0]}")
+
+
+def load(spec: str) -> Config:
+    """The configuration that FILE.py:FUNCTION returns; FUNCTION is `config` where it is left out.
+
+    Raises:
+      UserError: if there is no such file or function, or what it returns is not a valid Config.
+    """
+    name, _, function = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        near = difflib.get_close_matches(name, [str(p) for p in path.parent.glob("*.py")], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"configuration file {name} does not exist{hint}")
+    try:
+        namespace = runpy.run_path(str(path))
+        return _call(namespace, path, function or DEFAULT_FUNCTION)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except TypeError as error:
+        raise _explained(error, path) from error
+    except (SyntaxError, ImportError, NameError, AttributeError) as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _call(namespace: dict[str, Any], path: Path, function: str) -> Config:
+    own = sorted(
+        name
+        for name, value in namespace.items()
+        if inspect.isfunction(value) and value.__globals__.get("__file__") == str(path) and not name.startswith("_")
+    )
+    if function not in own:
+        near = difflib.get_close_matches(function, own, n=1)
+        hint = f"; did you mean {path}:{near[0]}?" if near else ""
+        raise UserError(f"{path} has no function {function!r}{hint} It has: {', '.join(own) or 'none'}")
+    result = namespace[function]()
+    if not isinstance(result, Config):
+        raise UserError(f"{path}:{function} returned {type(result).__name__}, not a Config")
+    return result
+
+
+def _explained(error: TypeError, path: Path) -> Exception:
+    """Names the nearest field where a configuration class was given one that it does not have."""
+    message = str(error)
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    cls = found and (getattr(config_module, found[1], None) or getattr(layers, found[1], None))
+    if found and isinstance(cls, type) and issubclass(cls, Schema):
+        return ConfigError(f"{path}: {unknown_field(cls, found[2], found[1])}")
+    if found := re.search(r"(\w+)\.__init__\(\) missing .* arguments?: (.*)", message):
+        return ConfigError(f"{path}: {found[1]} needs {found[2]}")
+    return UserError(f"{path}: TypeError: {message}")

@@ -1,0 +1,53 @@
+"""`rnope describe`: what a configuration means, without running it."""
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+
+def describe(config: Positional[str], /) -> None:
+    """Show the layers, parameters, FLOPs and cache sizes of a configuration.
+
+    Args:
+      config: configuration file, FILE.py or FILE.py:FUNCTION.
+    """
+    from rnope_jax import attention, flops
+    from rnope_jax.cli.config_file import load
+    from rnope_jax.layers import LayerKind
+
+    loaded = load(config)
+    shape = loaded.model
+    console = Console(highlight=False)
+    count = flops.parameters(shape)
+    console.print(f"{loaded.name}: {count.total:,} parameters, {count.embedding:,} of them in the embedding")
+
+    layers = Table("layers", "kind", "attention backend")
+    for kind, number in Counter(shape.layer_kinds).items():
+        layers.add_row(str(number), str(kind), attention.choose(shape.attention, kind.window))
+    console.print(layers)
+
+    stages = Table("stage", "steps", "rows x length", "tokens", "RoPE theta", "FLOPs/token", "6N/token")
+    for index, stage in enumerate(loaded.stages):
+        length = stage.sequence_length
+        thetas = {k.rope_theta for k in loaded.stage_model(index).layer_kinds if k.rope_theta is not None}
+        stages.add_row(
+            stage.name,
+            f"{stage.steps:,}",
+            f"{stage.batch_size} x {length:,}",
+            f"{stage.tokens:,}",
+            ", ".join(f"{theta:,.0f}" for theta in sorted(thetas)) or "none",
+            f"{flops.training_flops(shape, [length]) / length:.4g}",
+            f"{flops.six_n(shape, 1):.4g}",
+        )
+    console.print(stages)
+
+    full = LayerKind(None, None).cache_length
+    caches = Table("context", "key-value cache (bf16)", "share of full attention")
+    for stage in loaded.stages:
+        context = stage.sequence_length
+        size = flops.cache_bytes(shape, context, 2)
+        whole = 2 * 2 * shape.num_layers * full(context) * shape.num_kv_heads * shape.head_dim
+        caches.add_row(f"{context:,}", f"{size / 2**20:,.2f} MiB", f"{size / whole:.3f}")
+    console.print(caches)

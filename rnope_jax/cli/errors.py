@@ -1,0 +1,24 @@
+"""How a command ends when something is wrong."""
+
+import sys
+from collections.abc import Callable
+
+
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Runs a command; a mistake of the user gives one message and code 2, never a traceback."""
+    # Imported late: `--help` need not wait for it.
+    from rnope_jax.errors import UserError
+
+    try:
+        return command() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 2

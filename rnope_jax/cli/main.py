@@ -1,0 +1,26 @@
+"""The `rnope` command."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from rnope_jax.cli.describe import describe
+from rnope_jax.cli.errors import exit_code
+from rnope_jax.cli.generate import generate
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs `rnope SUBCOMMAND ...` and exits."""
+    commands = {"generate": generate, "describe": describe}
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    description = "Sample from and look into RNoPE-SWA models. Training is `python train.py CONFIG`."
+    sys.exit(
+        exit_code(
+            lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="rnope", description=description, args=args)
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

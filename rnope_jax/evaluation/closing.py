@@ -1,0 +1,68 @@
+"""The first and the last words of a run."""
+
+from collections import Counter
+
+import jax
+from jax.sharding import Mesh
+
+from rnope_jax import attention, flops
+from rnope_jax.config import Config, MeshConfig
+from rnope_jax.data import Corpus
+from rnope_jax.evaluation.figures import loss_figure
+from rnope_jax.files import write_text
+from rnope_jax.inference import Sampling, TextModel
+from rnope_jax.sharding import make_mesh
+from rnope_jax.training import Run, Trainer
+from rnope_jax.training.evaluation import xz_bits_per_byte
+from rnope_jax.training.state import TrainState
+
+
+def opening(config: Config, mesh: Mesh) -> None:
+    """Says what will be trained, where, and by which attention backend."""
+    device = mesh.devices.flat[0]
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    print(f"{config.name}: {flops.parameters(config.model).total:,} parameters on {mesh.size} {device.device_kind} ({axes})")
+    for kind, count in Counter(config.model.layer_kinds).items():
+        print(f"  {count} layers {kind}: {attention.choose(config.model.attention, kind.window)} attention")
+    for stage in config.stages:
+        print(f"  stage {stage.name}: {stage.steps:,} steps of {stage.batch_size} x {stage.sequence_length:,} tokens")
+
+
+def close_run(config: Config, run: Run, corpus: Corpus, trainer: Trainer, state: TrainState) -> None:
+    """Evaluates, draws and samples, and tells what to run next; a stopped run only learns how to go on."""
+    step = int(state.step)
+    loss = trainer.evaluate(state) if step == config.total_steps else None
+    if loss is None:
+        print(f"\nstopped after step {step} of {config.total_steps}; the same command goes on from there")
+        return
+    xz = xz_bits_per_byte(corpus.held_out)
+    figure = loss_figure(run, xz)
+    beside = "" if xz is None else f" (xz -9 on the same bytes: {xz:.3f})"
+    prompts = config.evaluation.prompts
+    if prompts:
+        samples = _samples(config, corpus, state)
+        write_text(run.samples, samples)
+        print(f"\n{samples}")
+    print(f"done: {run.path}")
+    print(f"  held-out loss  {loss.nats_per_token:.4f} nats/token, {loss.bits_per_byte:.3f} bits/byte{beside}")
+    print(f"  checkpoints    {run.checkpoints}")
+    print(f"  figure         {figure}")
+    print(f"  metrics        {run.metrics}")
+    print("next:")
+    print(f"  rnope generate {run.path} {(prompts[0] if prompts else 'Once upon a time')!r}")
+    if config.logging.tensorboard:
+        print(f"  tensorboard --logdir {run.tensorboard}")
+
+
+def _samples(config: Config, corpus: Corpus, state: TrainState) -> str:
+    """Continuations of the configured prompts."""
+    step = int(state.step)
+    # On a single device, whatever the mesh: a few tokens do not need more.
+    params = jax.device_get(state.params)
+    shape = config.stage_model(config.stage_at(step - 1))
+    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
+        model = TextModel(shape, jax.device_put(params), corpus.tokenizer, step)
+        settings = Sampling(temperature=0.8, top_p=0.95)
+        texts = model.complete(config.evaluation.prompts, config.evaluation.sample_tokens, settings, config.seed)
+    pairs = zip(config.evaluation.prompts, texts, strict=True)
+    return "\n".join(f"--- {prompt!r} goes on:\n{prompt}{text}\n" for prompt, text in pairs)

@@ -1,0 +1,53 @@
+"""Loss on held-out text, in nats per token and in bits per byte."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from jax.sharding import Mesh
+
+from rnope_jax.data import Batch, TokenStore
+from rnope_jax.model import Params
+from rnope_jax.training.loss import LossSums
+from rnope_jax.training.step import to_devices
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """How well a model predicts text that it has not seen."""
+
+    nats_per_token: float
+    bits_per_byte: float
+    """Comparable across tokenizers, and with compressors."""
+    tokens: int
+    """Tokens that were predicted."""
+
+
+def held_out_loss(
+    step: Callable[[Params, Batch], LossSums],
+    params: Params,
+    batches: Iterable[Batch],
+    store: TokenStore,
+    mesh: Mesh,
+    stopping: Callable[[], bool] = lambda: False,
+) -> HeldOutLoss | None:
+    """Mean loss over batches of `store`; None if `stopping` came true on the way.
+
+    Every byte of the text belongs to a predicted token (end tokens are predicted on top). Of a part
+    of the text, the number of bytes is taken from its share of the tokens.
+    """
+    nll = weight = 0.0
+    for batch in batches:
+        if stopping():
+            return None
+        sums = step(params, to_devices(batch, mesh))
+        nll, weight = nll + float(sums.nll), weight + float(sums.weight)
+    index = store.index
+    text_bytes = index.text_bytes * weight / (index.tokens - index.documents)
+    return HeldOutLoss(nll / weight, nll / math.log(2) / text_bytes, int(weight))
+
+
+def xz_bits_per_byte(store: TokenStore) -> float | None:
+    """What `xz -9` needs for the same text; None where it was not measured."""
+    index = store.index
+    return None if index.xz_bytes is None else 8 * index.xz_bytes / index.text_bytes

@@ -1,0 +1,110 @@
+"""The scan over periods, and recomputation, change nothing but compile time and memory."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnope_jax.layers import LayerKind, nope, qk_norm, rnope, rnope_swa, rope
+from rnope_jax.model import bind, describe
+from tests.helpers import assert_close, assert_close_by_name, random_params, random_tokens, tiny_model
+from tests.model import definition
+
+KINDS_IN_ORDER = {
+    "3:1": (rnope_swa(window=4, theta=100.0), "wwwfwwwf"),
+    "2:1": (rnope_swa(window=4, theta=100.0, ratio=2), "wwfwwfww"),
+    "1:1": (rnope_swa(window=4, theta=100.0, ratio=1), "wfwfwfwf"),
+    "1:3 first": (rnope_swa(window=4, theta=100.0, order="global_first"), "fwwwfwww"),
+    "1:2 first": (rnope_swa(window=4, theta=100.0, ratio=2, order="global_first"), "fwwfwwfw"),
+    "rope": (rope(100.0), "rrrrrrrr"),
+    "qk_norm": (qk_norm(100.0), "qqqqqqqq"),
+    "nope": (nope(), "ffffffff"),
+    "rnope": (rnope(100.0), "rfrfrfrf"),
+    "rnope 2:1": (rnope(100.0, ratio=2), "rrfrrfrr"),
+}
+KIND_OF_LETTER = {
+    "w": LayerKind(100.0, 4),
+    "f": LayerKind(None, None),
+    "r": LayerKind(100.0, None),
+    "q": LayerKind(100.0, None, qk_norm=True),
+}
+
+
+@pytest.mark.parametrize(("pattern", "letters"), KINDS_IN_ORDER.values(), ids=KINDS_IN_ORDER)
+def test_named_patterns_put_each_kind_where_they_say(pattern, letters):
+    config = tiny_model(pattern=pattern, num_layers=8)
+    assert config.layer_kinds == tuple(KIND_OF_LETTER[letter] for letter in letters)
+    whole = config.num_periods * len(pattern)
+    assert config.layer_kinds == pattern * config.num_periods + config.remainder
+    assert len(config.remainder) == 8 - whole < len(pattern)
+
+
+def value_and_gradients(hidden, params):
+    """Hidden states, and the gradient of their product with a fixed direction."""
+    direction = jnp.asarray(np.random.default_rng(0).normal(size=(2, 12, 16)), jnp.float32)
+
+    def loss(params):
+        h = hidden(params)
+        return (h * direction).sum(), h
+
+    (_, h), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return h, gradients
+
+
+# Two periods and two layers more; no whole period; whole periods only; another order.
+@pytest.mark.parametrize(
+    ("layers", "order"), [(10, "local_first"), (3, "local_first"), (8, "local_first"), (6, "global_first")]
+)
+def test_scan_equals_a_loop_over_layers(layers, order):
+    pattern = rnope_swa(window=4, theta=100.0, order=order)
+    config = tiny_model(pattern=pattern, num_layers=layers, attention="reference")
+    params, tokens = random_params(config), random_tokens(config, 2, 12)
+    rows = definition.rows_of(config, definition.positions_from_zero(2, 12))
+
+    def loop(params):
+        h = definition.unrolled(config, params, tokens, rows)[-1]
+        centred = h - h.mean(-1, keepdims=True)
+        return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + config.norm_eps) * params["norm.scale"]
+
+    h, gradients = value_and_gradients(lambda params: bind(config, params).hidden(tokens), params)
+    expected, expected_gradients = value_and_gradients(loop, params)
+    assert_close(h, expected, 1e-5)
+    assert_close_by_name(gradients, expected_gradients, 1e-4)
+
+
+def test_recomputation_changes_no_value_and_no_gradient():
+    results = []
+    for remat in ("none", "full"):
+        config = tiny_model(remat=remat)
+        tokens = random_tokens(config, 2, 12)
+        results.append(value_and_gradients(lambda p, c=config, t=tokens: bind(c, p).hidden(t), random_params(config)))
+    (h, gradients), (expected, expected_gradients) = results
+    assert_close(h, expected, 1e-6)
+    assert_close_by_name(gradients, expected_gradients, 1e-5)
+
+
+def abstract_params(config):
+    return {name: jax.ShapeDtypeStruct(info.shape, info.dtype) for name, info in describe(config).items()}
+
+
+def lowered_gradient(config, length=64):
+    tokens = jnp.zeros((2, length), int)
+    loss = jax.jit(jax.grad(lambda params: bind(config, params)(tokens).sum()))
+    return loss.lower(abstract_params(config))
+
+
+def test_recomputation_saves_memory():
+    sizes = {}
+    for remat in ("full", "none"):
+        config = tiny_model(num_layers=24, d_ff=128, remat=remat)
+        sizes[remat] = lowered_gradient(config, 256).compile().memory_analysis().temp_size_in_bytes
+    assert sizes["full"] < sizes["none"] / 3
+
+
+@pytest.mark.parametrize("remat", ["full", "none"])
+def test_program_does_not_grow_with_depth(remat):
+    model = partial(tiny_model, pattern=rnope_swa(window=4, theta=100.0), remat=remat)
+    shallow, deep = (len(lowered_gradient(model(num_layers=layers)).as_text()) for layers in (8, 32))
+    assert deep < 1.05 * shallow

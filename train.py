@@ -1,0 +1,54 @@
+"""Trains a model: the story of a run, from its configuration to its closing message.
+
+    python train.py configs/quickstart.py
+    python train.py configs/paper.py:rnope_swa_study --run-dir runs/mine --stages.0.steps 100
+
+The same command takes up a run where it was interrupted.
+"""
+
+import sys
+
+import jax
+
+from rnope_jax import data, sharding
+from rnope_jax.checkpoint import Checkpoints
+from rnope_jax.cli import config_file
+from rnope_jax.cli.errors import exit_code
+from rnope_jax.evaluation.closing import close_run, opening
+from rnope_jax.training import Reporter, Trainer, open_run, restore_or_init, stop_on_signals
+
+
+def main() -> None:
+    # What to do: a Python file that returns a Config, and overrides from the command line.
+    config = config_file.parse("train.py", sys.argv[1:])
+
+    # Where: all devices in one mesh. Everything that can be wrong is found before anything is written.
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batches(config, mesh)
+    data.check(config)
+
+    with open_run(config) as run, stop_on_signals() as stop, jax.set_mesh(mesh):
+        # With what: text becomes tokens once; they stay with the run.
+        corpus = data.prepare(config, run.path)
+        run.record(config)
+        opening(config, mesh)
+
+        # From where: the newest checkpoint, or the beginning.
+        checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
+        state = restore_or_init(config, mesh, checkpoints)
+        reporter = Reporter(run, config.logging, int(state.step), config.total_steps)
+
+        # Train, stage by stage: each has its own length, batch, schedule and RoPE base.
+        trainer = Trainer(config, corpus, mesh, checkpoints, reporter, stop)
+        with reporter.watching():
+            for index in range(len(config.stages)):
+                state = trainer.run_stage(index, state)
+        checkpoints.close()
+
+        # What came of it: loss on all of the held-out text, a figure, samples, and what to do next.
+        close_run(config, run, corpus, trainer, state)
+        reporter.close()
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
