@@ -19,6 +19,7 @@ from rnope_jax.training import Reporter, Trainer, open_run, restore_or_init, sto
 
 
 def main() -> None:
+    """The story of a run."""
     # What to do: a Python file that returns a Config, and overrides from the command line.
     config = config_file.parse("train.py", sys.argv[1:])
 

@@ -38,7 +38,9 @@ def config() -> Config:
                 steps=400,
                 sequence_length=512,
                 batch_size=8,
-                schedule=ScheduleConfig(peak=5e-3, warmup_steps=40, kind="wsd", decay_fraction=0.4, final_fraction=0.02),
+                schedule=ScheduleConfig(
+                    peak=5e-3, warmup_steps=40, kind="wsd", decay_fraction=0.4, final_fraction=0.02
+                ),
             ),
         ),
         data=DataConfig(corpus=("stdlib",)),

@@ -2,13 +2,15 @@
 
 import dataclasses
 import difflib
-import math
+import sys
 import types
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from rnope_jax.errors import ConfigError
+
+#: Resolved annotations by class: resolving them is slow.
+_TYPES: dict[type, dict[str, Any]] = {}
 
 #: What a `problems` method yields: field name and what is wrong with its value.
 Problem = tuple[str, str]
@@ -86,10 +88,12 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, 
         yield path, old, new
 
 
-@cache
-def _types(cls: type) -> dict[str, Any]:
-    hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+def _types(cls: type[Schema]) -> dict[str, Any]:
+    """The type of each field."""
+    if cls not in _TYPES:
+        hints = get_type_hints(cls)
+        _TYPES[cls] = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    return _TYPES[cls]
 
 
 def _plain(value: Any) -> Any:
@@ -124,16 +128,12 @@ def _coerce(value: Any, annotation: Any, path: str) -> Any:
         expected = annotation.__name__
     elif annotation is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if not math.isfinite(value):
+            if not abs(value) <= sys.float_info.max:  # true of NaN and of ints beyond any float, too
                 raise ConfigError(f"{path} = {value!r}: must be finite")
             return float(value)
         expected = "a number"
-    elif annotation is int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
-        expected = "a whole number"
     else:
-        expected = {bool: "True or False", str: "text"}.get(annotation, str(annotation))
-    if not isinstance(value, annotation):
+        expected = {int: "a whole number", bool: "True or False", str: "text"}.get(annotation, str(annotation))
+    if not isinstance(value, annotation) or (annotation is int and isinstance(value, bool)):
         raise ConfigError(f"{path} = {value!r}: expected {expected}, got {type(value).__name__}")
     return value

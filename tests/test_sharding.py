@@ -114,7 +114,8 @@ def test_unlisted_and_unnamed_axes_are_not_split():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "expected"), [((1, -1, 1), (1, 8, 1)), ((2, -1, 2), (2, 2, 2)), ((-1, 4, 1), (2, 4, 1)), ((4, 2, -1), (4, 2, 1))]
+    ("sizes", "expected"),
+    [((1, -1, 1), (1, 8, 1)), ((2, -1, 2), (2, 2, 2)), ((-1, 4, 1), (2, 4, 1)), ((4, 2, -1), (4, 2, 1))],
 )
 def test_an_open_axis_takes_the_devices_that_are_left(sizes, expected):
     assert tuple(mesh_of(sizes).shape.values()) == expected
@@ -133,7 +134,11 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
 @pytest.mark.parametrize(
     ("changes", "sizes", "message"),
     [
-        ({"num_kv_heads": 2}, (1, 2, 4), r"periods\.0\.attention\.key: its axis 'kv_heads' of size 2 .* 4 .*mesh\.tensor"),
+        (
+            {"num_kv_heads": 2},
+            (1, 2, 4),
+            r"periods\.0\.attention\.key: its axis 'kv_heads' of size 2 .* 4 .*mesh\.tensor",
+        ),
         ({"d_model": 12}, (1, 8, 1), r"its axis 'embed' of size 12 cannot be split over 8 devices .*mesh\.fsdp"),
         ({"vocab_size": 63}, (1, 4, 2), r"embedding: its axis 'vocab' of size 63 .* 2 devices .*mesh\.tensor"),
         ({"d_ff": 25}, (1, 4, 2), r"mlp\.(gate|up|down): its axis 'mlp' of size 25 .*mesh\.tensor"),
@@ -147,7 +152,9 @@ def test_an_axis_that_cannot_be_split_is_named(changes, sizes, message):
 def test_batches_must_divide_over_devices_and_micro_batches():
     mesh = mesh_of((2, 2, 2))
     check_batches(tiny_config(stages=(stage(batch_size=8, accumulation=2),)), mesh)
-    with pytest.raises(UserError, match=r"stages\[1\]\.batch_size = 12: .* 8 .*accumulation = 2\); for example 8 or 16"):
+    with pytest.raises(
+        UserError, match=r"stages\[1\]\.batch_size = 12: .* 8 .*accumulation = 2\); for example 8 or 16"
+    ):
         check_batches(tiny_config(stages=(stage(), stage(name="b", batch_size=12, accumulation=2))), mesh)
     with pytest.raises(UserError, match=r"stages\[0\]\.batch_size = 2: .*for example 4$"):
         check_batches(tiny_config(stages=(stage(batch_size=2),)), mesh)

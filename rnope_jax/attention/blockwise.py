@@ -7,6 +7,7 @@ exists; its backward pass recomputes the tiles from the saved log-sum-exp.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,22 +134,20 @@ def _full_forward(
     keys, values = _split(k, tile), _split(v, tile)  # [n, B, K, tile, D]
     segments = _split_segments(segment_ids, tile)
 
-    def step(carry: tuple, pair: jax.Array) -> tuple[tuple, None]:
+    def step(carry: Any, pair: jax.Array) -> tuple[Any, None]:
         outputs, maxima, sums = carry
         i, j = pair[0], pair[1]
         logits = _tile_logits(queries[i], keys[j], i, j, segments, scale)
         maximum = jnp.maximum(maxima[i], logits.max(-1))
         weights = jnp.exp(logits - maximum[..., None])
         decay = jnp.exp(maxima[i] - maximum)
-        update = jnp.einsum(
-            "bkgst,bktd->bkgsd", weights.astype(v.dtype), values[j], preferred_element_type=jnp.float32
-        )
+        update = jnp.einsum("bkgst,bktd->bkgsd", weights.astype(v.dtype), values[j], preferred_element_type=jnp.float32)
         outputs = outputs.at[i].set(outputs[i] * decay[..., None] + update)
         return (outputs, maxima.at[i].set(maximum), sums.at[i].set(sums[i] * decay + weights.sum(-1))), None
 
     rows = queries.shape[:-1]
     start = (jnp.zeros(queries.shape, jnp.float32), jnp.full(rows, MASKED), jnp.zeros(rows, jnp.float32))
-    (outputs, maxima, sums), _ = jax.lax.scan(step, start, _tiles(len(queries)))
+    (outputs, maxima, sums), _ = jax.lax.scan(step, start, jnp.asarray(_tiles(len(queries))))
     outputs = (outputs / sums[..., None]).astype(q.dtype)
     residuals = (q, k, v, segment_ids, outputs, maxima + jnp.log(sums))
     return _join(outputs).reshape(q.shape), residuals
@@ -162,7 +161,7 @@ def _full_backward(scale: float, tile: int, residuals: tuple, gradient: jax.Arra
     deltas = (gradients.astype(jnp.float32) * outputs.astype(jnp.float32)).sum(-1)
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def step(carry: tuple, pair: jax.Array) -> tuple[tuple, None]:
+    def step(carry: Any, pair: jax.Array) -> tuple[Any, None]:
         dq, dk, dv = carry
         i, j = pair[0], pair[1]
         weights = jnp.exp(_tile_logits(queries[i], keys[j], i, j, segments, scale) - log_sums[i][..., None])
@@ -174,7 +173,7 @@ def _full_backward(scale: float, tile: int, residuals: tuple, gradient: jax.Arra
         return (dq, dk, dv), None
 
     start = tuple(jnp.zeros(x.shape, jnp.float32) for x in (queries, keys, values))
-    (dq, dk, dv), _ = jax.lax.scan(step, start, _tiles(len(queries)))
+    (dq, dk, dv), _ = jax.lax.scan(step, start, jnp.asarray(_tiles(len(queries))))
     return _join(dq).reshape(q.shape).astype(q.dtype), _join(dk).astype(k.dtype), _join(dv).astype(v.dtype), None
 
 

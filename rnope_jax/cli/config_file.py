@@ -27,14 +27,22 @@ def parse(program: str, arguments: Sequence[str]) -> Config:
       UserError: if the file, the function or a value is not right.
       SystemExit: after printing help, or with code 2 on an option that does not exist.
     """
-    usage = f"usage: {program} FILE.py[:FUNCTION] [--FIELD VALUE ...]\n       {program} FILE.py --help    lists the fields"
+    usage = (
+        f"usage: {program} FILE.py[:FUNCTION] [--FIELD VALUE ...]\n       {program} FILE.py --help    lists the fields"
+    )
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
         raise SystemExit(0 if arguments else 2)
     if arguments[0].startswith("-"):
         raise UserError(f"the first argument must be a configuration file, not {arguments[0]}\n{usage}")
     default = load(arguments[0])
-    return tyro.cli(Config, default=default, args=list(arguments[1:]), prog=f"{program} {arguments[0]}")
+    return tyro.cli(
+        Config,
+        default=default,
+        args=list(arguments[1:]),
+        prog=f"{program} {arguments[0]}",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
 
 
 def load(spec: str) -> Config:

@@ -7,6 +7,15 @@ from rich.table import Table
 from tyro.conf import Positional
 
 
+def short(number: float) -> str:
+    """A number with three digits and a unit: 5.00T."""
+    for unit in ("", "k", "M", "G"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:,.3g}T"
+
+
 def describe(config: Positional[str], /) -> None:
     """Show the layers, parameters, FLOPs and cache sizes of a configuration.
 
@@ -36,10 +45,10 @@ def describe(config: Positional[str], /) -> None:
             stage.name,
             f"{stage.steps:,}",
             f"{stage.batch_size} x {length:,}",
-            f"{stage.tokens:,}",
-            ", ".join(f"{theta:,.0f}" for theta in sorted(thetas)) or "none",
-            f"{flops.training_flops(shape, [length]) / length:.4g}",
-            f"{flops.six_n(shape, 1):.4g}",
+            short(stage.tokens),
+            ", ".join(short(theta) for theta in sorted(thetas)) or "none",
+            short(flops.training_flops(shape, [length]) / length),
+            short(flops.six_n(shape, 1)),
         )
     console.print(stages)
 

@@ -1,5 +1,6 @@
 """How a command ends when something is wrong."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -13,6 +14,9 @@ def exit_code(command: Callable[[], int | None]) -> int:
         return command() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno is None:
             raise

@@ -1,7 +1,8 @@
 """The `rnope` command."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
@@ -12,7 +13,7 @@ from rnope_jax.cli.generate import generate
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `rnope SUBCOMMAND ...` and exits."""
-    commands = {"generate": generate, "describe": describe}
+    commands: dict[str, Callable[..., Any]] = {"generate": generate, "describe": describe}
     args = list(sys.argv[1:] if arguments is None else arguments)
     description = "Sample from and look into RNoPE-SWA models. Training is `python train.py CONFIG`."
     sys.exit(

@@ -69,7 +69,8 @@ def prepare(config: Config, run: Path, report: Callable[[str], None] = print) ->
             if not (root / part).exists():
                 documents = getattr(split(corpus), part)
                 made = store.write(root / part, documents, chosen, measure_xz=part == "held_out").index
-                report(f"{part.replace('_', '-')}: {made.documents:,} documents, {made.text_bytes:,} bytes, {made.tokens:,} tokens")
+                name = part.replace("_", "-")
+                report(f"{name}: {made.documents:,} documents, {made.text_bytes:,} bytes, {made.tokens:,} tokens")
         return TokenStore(root / "train"), TokenStore(root / "held_out")
 
     train = tuple(stores(stage.corpus or config.data.corpus)[0] for stage in config.stages)

@@ -1,6 +1,6 @@
 """Rows of packed documents, cut from a token store."""
 
-from typing import TypedDict
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,18 +8,21 @@ from rnope_jax.data.store import TokenStore
 from rnope_jax.errors import UserError
 
 
-class Batch(TypedDict):
-    """Packed rows; every array is [rows, sequence length], or [sequence length] for a single row."""
+class Batch(NamedTuple):
+    """Packed rows; every array is [rows, sequence length], or [sequence length] for a single row.
 
-    tokens: np.ndarray
+    NumPy arrays while the rows are on the host, JAX arrays once they are on the devices.
+    """
+
+    tokens: Any
     """Inputs, int32."""
-    targets: np.ndarray
+    targets: Any
     """The token that follows each input, int32."""
-    loss_mask: np.ndarray
+    loss_mask: Any
     """1 where the target belongs to the same document and counts, else 0; float32."""
-    positions: np.ndarray
+    positions: Any
     """Position of each token, counted from where its document starts in this row; int32."""
-    segment_ids: np.ndarray
+    segment_ids: Any
     """Document of each token within the row, from 1; 0 for padding; int32."""
 
 
@@ -57,8 +60,7 @@ class PackedRows:
             positions=(place - start)[:-1].astype(np.int32),
             segment_ids=(document - document[0] + 1)[:-1].astype(np.int32),
         )
-        return {name: np.pad(x, (0, self.length - real)) for name, x in row.items()}  # type: ignore[return-value]
-
+        return Batch(*(np.pad(x, (0, self.length - real)) for x in row))
 
     def documents(self, index: int) -> range:
         """Numbers of the documents in a row."""
@@ -82,4 +84,4 @@ def empty_row(length: int) -> Batch:
 
 def stack_rows(rows: list[Batch]) -> Batch:
     """A batch of rows."""
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}  # type: ignore[literal-required, return-value]
+    return Batch(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))

@@ -47,7 +47,9 @@ def read_split(corpus: Sequence[str], config: DataConfig) -> Split:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             if listed:
-                raise UserError(f"data.corpus: {path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+                raise UserError(
+                    f"data.corpus: {path} is not UTF-8 text ({error.reason} at byte {error.start})"
+                ) from error
             skipped.append(str(path))
             continue
         except OSError as error:
@@ -56,7 +58,9 @@ def read_split(corpus: Sequence[str], config: DataConfig) -> Split:
             documents.append(Document(name, text))
     if not documents:
         suffixes = ", ".join(config.suffixes)
-        raise UserError(f"data.corpus = {list(corpus)}: no text found; directories are searched for {suffixes} (data.suffixes)")
+        raise UserError(
+            f"data.corpus = {list(corpus)}: no text found; directories are searched for {suffixes} (data.suffixes)"
+        )
     if len(documents) == 1:
         train, held_out = _divide_text(documents[0], config.held_out_fraction)
     else:

@@ -1,9 +1,9 @@
 """Token files: the documents of a corpus as one array of tokens on disk, with an index.
 
-    STORE/tokens.bin    token ids, little endian, 16 or 32 bits; a document is BOS, its text, EOS
-    STORE/starts.npy    where each document starts
-    STORE/names.txt     name of each document, a line each
-    STORE/index.json    counts, type, checksum
+STORE/tokens.bin    token ids, little endian, 16 or 32 bits; a document is BOS, its text, EOS
+STORE/starts.npy    where each document starts
+STORE/names.txt     name of each document, a line each
+STORE/index.json    counts, type, checksum
 """
 
 import hashlib
@@ -53,9 +53,13 @@ class TokenStore:
             self.starts = np.load(directory / "starts.npy", allow_pickle=False)
             size = (directory / "tokens.bin").stat().st_size
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{directory} is not a complete token store ({error}); delete it to have it made again") from error
+            raise UserError(
+                f"{directory} is not a complete token store ({error}); delete it to have it made again"
+            ) from error
         if size != self.index.tokens * np.dtype(self.index.dtype).itemsize:
-            raise UserError(f"{directory}/tokens.bin has {size} bytes, not those of {self.index.tokens} tokens; delete {directory}")
+            raise UserError(
+                f"{directory}/tokens.bin has {size} bytes, not those of {self.index.tokens} tokens; delete {directory}"
+            )
 
     def __len__(self) -> int:
         return self.index.tokens
@@ -83,7 +87,7 @@ def write(
                     data = np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], dtype)
                     starts.append(total)
                     total += len(data)
-                    checksum.update(data)
+                    checksum.update(data.tobytes())
                     file.write(data.tobytes())
         names = "".join(document.name.replace("\n", " ") + "\n" for document in documents)
         (target / "names.txt").write_text(names, encoding="utf-8")

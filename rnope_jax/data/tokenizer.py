@@ -32,7 +32,9 @@ class Tokenizer:
     def _special(self, token: str) -> int:
         number = self.backend.token_to_id(token)
         if number is None:
-            raise UserError(f"tokenizer: there is no token {token!r}; set data.bos_token and data.eos_token to tokens it has")
+            raise UserError(
+                f"tokenizer: there is no token {token!r}; set data.bos_token and data.eos_token to tokens it has"
+            )
         return number
 
     @property
@@ -98,9 +100,9 @@ def load(path: Path, bos_token: str | None = None, eos_token: str | None = None)
         raise UserError(f"data.tokenizer: {file} cannot be read as a tokenizer.json: {error}") from error
     settings = _settings(file.with_name(_CONFIG))
     bos, eos = bos_token or settings.get("bos_token"), eos_token or settings.get("eos_token")
-    for name, token in (("bos_token", bos), ("eos_token", eos)):
-        if token is None:
-            raise UserError(f"data.{name} = None: {file} has no {_CONFIG} beside it that names one; set data.{name}")
+    if bos is None or eos is None:
+        name = "bos_token" if bos is None else "eos_token"
+        raise UserError(f"data.{name} = None: {file} has no {_CONFIG} beside it that names one; set data.{name}")
     return Tokenizer(backend, bos, eos)
 
 

@@ -21,7 +21,8 @@ def opening(config: Config, mesh: Mesh) -> None:
     """Says what will be trained, where, and by which attention backend."""
     device = mesh.devices.flat[0]
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    print(f"{config.name}: {flops.parameters(config.model).total:,} parameters on {mesh.size} {device.device_kind} ({axes})")
+    count = flops.parameters(config.model).total
+    print(f"{config.name}: {count:,} parameters on {mesh.size} {device.device_kind} ({axes})")
     for kind, count in Counter(config.model.layer_kinds).items():
         print(f"  {count} layers {kind}: {attention.choose(config.model.attention, kind.window)} attention")
     for stage in config.stages:

@@ -24,7 +24,11 @@ def loss_figure(run: Run, xz: float | None = None) -> Path:
     """
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     train = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    held = [(line["step"], line["held_out_loss"], line["held_out_bits_per_byte"]) for line in lines if "held_out_loss" in line]
+    held = [
+        (line["step"], line["held_out_loss"], line["held_out_bits_per_byte"])
+        for line in lines
+        if "held_out_loss" in line
+    ]
     figure, (nats, bits) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     if train:
         nats.plot(*zip(*train, strict=True), color="#9bb4d0", linewidth=1, label="training")

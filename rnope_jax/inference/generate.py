@@ -11,7 +11,7 @@ import numpy as np
 from rnope_jax import model
 from rnope_jax.config import ModelConfig
 from rnope_jax.errors import UserError
-from rnope_jax.inference.sampling import Sampling, sample
+from rnope_jax.inference.sampling import GREEDY, Sampling, sample
 from rnope_jax.model import Caches, Params
 
 #: Prompt tokens that are read at a time: bounds the memory of long prompts.
@@ -39,7 +39,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     max_tokens: int,
     *,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     stop_token: int | None = None,
     seed: int = 0,
 ) -> Iterator[np.ndarray]:

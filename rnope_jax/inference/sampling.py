@@ -29,6 +29,10 @@ class Sampling:
             raise UserError(f"top_p = {self.top_p}: must be above 0 and at most 1")
 
 
+#: The likeliest token every time.
+GREEDY = Sampling()
+
+
 def sample(logits: jax.Array, key: jax.Array, settings: Sampling) -> jax.Array:
     """Draws a token [B] for each row of logits [B, V]."""
     if settings.temperature == 0:

@@ -23,9 +23,7 @@ class LayerCache(NamedTuple):
     """[B, T]: position of each slot's token, -1 where there is none."""
 
 
-def empty(
-    kind: LayerKind, batch: int, context: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype
-) -> LayerCache:
+def empty(kind: LayerKind, batch: int, context: int, num_kv_heads: int, head_dim: int, dtype: jnp.dtype) -> LayerCache:
     """A cache without tokens, for sequences of at most `context` tokens."""
     slots = kind.cache_length(context)
     shape = (batch, num_kv_heads, slots, head_dim)
@@ -67,5 +65,7 @@ def extend(
     )
     if positions.shape[1] == 1:
         return stored, stored  # the one slot that was displaced had just left the window
-    joined = (jnp.concatenate(pair, axis=axis) for pair, axis in zip(zip(cache, new, strict=True), (2, 2, 1), strict=True))
+    joined = (
+        jnp.concatenate(pair, axis=axis) for pair, axis in zip(zip(cache, new, strict=True), (2, 2, 1), strict=True)
+    )
     return stored, LayerCache(*joined)

@@ -6,6 +6,7 @@ grow with depth. Layers after the last whole period follow unrolled.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -94,8 +95,8 @@ class Transformer(nnx.Module):
             for graph, state, slot in zip(graphs, states, stacked, strict=True):
                 layer = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), slot)
                 h, layer = nnx.merge(graph, state)(h, rows, layer)
-                put = jax.lax.dynamic_update_index_in_dim
-                updated.append(jax.tree.map(lambda x, new: put(x, new, index, 0), slot, layer))
+                put = partial(jax.lax.dynamic_update_index_in_dim, index=index, axis=0)
+                updated.append(jax.tree.map(put, slot, layer))
             return (h, tuple(updated)), None
 
         if graphs:

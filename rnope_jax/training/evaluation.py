@@ -8,8 +8,7 @@ from jax.sharding import Mesh
 
 from rnope_jax.data import Batch, TokenStore
 from rnope_jax.model import Params
-from rnope_jax.training.loss import LossSums
-from rnope_jax.training.step import to_devices
+from rnope_jax.training.step import EvaluationStep, to_devices
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class HeldOutLoss:
 
 
 def held_out_loss(
-    step: Callable[[Params, Batch], LossSums],
+    step: EvaluationStep,
     params: Params,
     batches: Iterable[Batch],
     store: TokenStore,

@@ -14,11 +14,10 @@ from rnope_jax.data import Batch, Corpus, documents_of_step, held_out_batches, t
 from rnope_jax.errors import UserError
 from rnope_jax.model import Params
 from rnope_jax.training.evaluation import HeldOutLoss, held_out_loss
-from rnope_jax.training.loss import LossSums
 from rnope_jax.training.metrics import Clock, Reporter, memory_gib
 from rnope_jax.training.signals import StopRequest
 from rnope_jax.training.state import TrainState, abstract_state, init_state
-from rnope_jax.training.step import StepMetrics, make_evaluation_step, make_train_step, to_devices
+from rnope_jax.training.step import EvaluationStep, StepMetrics, make_evaluation_step, make_train_step, to_devices
 
 #: How many tensors and documents a diagnosis names.
 _NAMED = 5
@@ -80,8 +79,8 @@ class Trainer:
         while not self.stop:
             state, metrics = train_step(state, to_devices(batch, self.mesh))
             step += 1
-            work = flops.training_flops(config.model, flops.document_lengths(batch["segment_ids"]))
-            running = Pending(step, metrics, batch["tokens"].size * jax.process_count(), work, waited)
+            work = flops.training_flops(config.model, flops.document_lengths(batch.segment_ids))
+            running = Pending(step, metrics, batch.tokens.size * jax.process_count(), work, waited)
             # The devices are busy with this step while the metrics of the one before are read and
             # the next batch is fetched.
             if pending is not None:
@@ -193,7 +192,7 @@ class Trainer:
     def _evaluate(
         self,
         index: int,
-        evaluation_step: Callable[[Params, Batch], LossSums],
+        evaluation_step: EvaluationStep,
         params: Params,
         step: int,
         *,

@@ -75,12 +75,12 @@ def cross_entropy(
 
 def batch_loss(model: Transformer, batch: Batch, chunk: int) -> LossSums:
     """Sums of the loss of a model over a batch."""
-    hidden = model.hidden(batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"])
+    hidden = model.hidden(batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids)
     return cross_entropy(
         hidden,
         model.embedding[...],
-        batch["targets"],
-        batch["loss_mask"],
+        batch.targets,
+        batch.loss_mask,
         logit_factor=model.logit_factor,
         chunk=chunk,
     )

@@ -1,13 +1,13 @@
 """The run directory: configuration, tokenizer, data, checkpoints, metrics and figures of one run.
 
-    RUN/config.json     the resolved configuration
-    RUN/tokenizer/      tokenizer.json, tokenizer_config.json
-    RUN/data/           token stores
-    RUN/checkpoints/    one directory per step
-    RUN/metrics.jsonl   a line per report
-    RUN/tensorboard/    the same for TensorBoard
-    RUN/figures/        pictures
-    RUN/samples.txt     continuations made at the end
+RUN/config.json     the resolved configuration
+RUN/tokenizer/      tokenizer.json, tokenizer_config.json
+RUN/data/           token stores
+RUN/checkpoints/    one directory per step
+RUN/metrics.jsonl   a line per report
+RUN/tensorboard/    the same for TensorBoard
+RUN/figures/        pictures
+RUN/samples.txt     continuations made at the end
 """
 
 import contextlib
@@ -57,7 +57,9 @@ class Run:
         try:
             text = self.config_file.read_text()
         except OSError as error:
-            raise UserError(f"{self.path} is not a run directory: there is no readable {self.config_file.name} in it") from error
+            raise UserError(
+                f"{self.path} is not a run directory: there is no readable {self.config_file.name} in it"
+            ) from error
         try:
             return Config.from_json(text)
         except ConfigError as error:

@@ -1,7 +1,6 @@
 """One training step, and one evaluation step, as compiled functions of a stage."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +25,23 @@ StepMetrics = dict[str, Any]
 _NORM_DECAY = 0.98
 
 
-def make_train_step(
-    config: Config, stage_index: int, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]:
-    """The step of one stage: takes a state (which it consumes) and a global batch, gives the next state.
+class TrainStep(Protocol):
+    """A jitted step: takes a state, which it consumes, and a global batch; gives the next state."""
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]: ...
+
+    def lower(self, state: TrainState, batch: Batch) -> Any:
+        """For compilation ahead of time."""
+
+
+class EvaluationStep(Protocol):
+    """A jitted evaluation: sums of the loss over one global batch."""
+
+    def __call__(self, params: Params, batch: Batch) -> LossSums: ...
+
+
+def make_train_step(config: Config, stage_index: int, mesh: Mesh) -> TrainStep:
+    """The training step of one stage.
 
     The gradient is that of the mean loss over the tokens of the whole batch, however it is divided
     into micro-batches and over devices. A step whose loss or gradient is not finite, or whose norm
@@ -97,8 +109,8 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0, in_shardings=(placed, rows), out_shardings=(placed, None))
 
 
-def make_evaluation_step(config: Config, stage_index: int, mesh: Mesh) -> Callable[[Params, Batch], LossSums]:
-    """Sums of the loss over one batch."""
+def make_evaluation_step(config: Config, stage_index: int, mesh: Mesh) -> EvaluationStep:
+    """The evaluation of one stage."""
     shape = config.stage_model(stage_index)
 
     def step(params: Params, batch: Batch) -> LossSums:

@@ -1,6 +1,6 @@
 """Blockwise attention is linear in memory, and its work suits the mask."""
 
-from functools import lru_cache
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def forward_and_backward(window, backend="blockwise"):
     return jax.value_and_grad(loss, (0, 1, 2))
 
 
-@lru_cache(maxsize=None)
+@cache
 def temporary_bytes(window, length, backend="blockwise"):
     compiled = jax.jit(forward_and_backward(window, backend)).lower(*arguments(length)).compile()
     return compiled.memory_analysis().temp_size_in_bytes

@@ -1,6 +1,6 @@
 """Prefill in chunks and decoding token by token give what the whole row gives."""
 
-from functools import lru_cache, partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from tests.helpers import assert_close, random_params, random_tokens, tiny_model
 BATCH = 3
 
 
-@lru_cache(maxsize=None)
+@cache
 def model(pattern, kv_heads, length, layers):
     """Configuration, parameters, tokens and the hidden states of whole rows."""
     config = tiny_model(pattern=pattern, num_kv_heads=kv_heads, num_layers=layers)
@@ -56,7 +56,22 @@ def check(pattern, chunk, length, kv_heads=2, layers=3, context=None):
 # Chunks of one token, of seven, longer than the window and longer than twice the window.
 @pytest.mark.parametrize(
     ("window", "chunk"),
-    [(1, 1), (1, 2), (1, 7), (2, 1), (2, 3), (2, 7), (5, 1), (5, 7), (5, 11), (16, 7), (16, 17), (16, 35), (99, 1), (99, 7)],
+    [
+        (1, 1),
+        (1, 2),
+        (1, 7),
+        (2, 1),
+        (2, 3),
+        (2, 7),
+        (5, 1),
+        (5, 7),
+        (5, 11),
+        (16, 7),
+        (16, 17),
+        (16, 35),
+        (99, 1),
+        (99, 7),
+    ],
 )
 def test_cached_equals_whole_rows_at_every_position(window, chunk):
     length = {1: 12, 2: 14, 5: 24, 16: 54, 99: 24}[window]
