@@ -60,6 +60,7 @@ class Checkpoints:
         """The newest readable checkpoint: its step and its state; None if there is no checkpoint.
 
         A checkpoint that cannot be read is set aside under another name, and the one before is taken.
+        Where none can be read, all stay as they are: a run never begins again by itself.
 
         Args:
           abstract: shapes, types and shardings of the state; any mesh will do.
@@ -69,16 +70,21 @@ class Checkpoints:
           UserError: if there are checkpoints and none can be read.
         """
         steps = self.steps()
+        damaged: list[tuple[int, str]] = []
         for step in reversed(steps):
             try:
-                return step, self._orbax.load_checkpointables(step, {"state": abstract})["state"]
+                state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
             except Exception as error:  # Orbax raises many kinds, plain Exception among them
-                aside = self._set_aside(step)
-                report(f"checkpoint {step} cannot be read ({_first_line(error)}); set aside as {aside.name}")
+                damaged.append((step, _first_line(error)))
+                continue
+            for number, cause in damaged:
+                aside = self._set_aside(number)
+                report(f"checkpoint {number} cannot be read ({cause}); set aside as {aside.name}")
+            return step, state
         if steps:
             raise UserError(
-                f"none of the checkpoints {steps} in {self.directory} can be read; they are kept under the names "
-                "damaged-*. Restore them from a copy, or start again with another run_dir"
+                f"none of the checkpoints {steps} in {self.directory} can be read ({damaged[0][1]}). "
+                "Restore them from a copy, or start again with another run_dir. Nothing was changed"
             )
         return None
 

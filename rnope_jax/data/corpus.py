@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rnope_jax.config import Config
 from rnope_jax.data import sources, store, tokenizer
+from rnope_jax.data.packing import PackedRows
 from rnope_jax.data.store import TokenStore
 from rnope_jax.data.tokenizer import Tokenizer
 from rnope_jax.errors import UserError
@@ -50,7 +51,7 @@ def prepare(config: Config, run: Path, report: Callable[[str], None] = print) ->
     """Makes what the run directory lacks, and opens it.
 
     Raises:
-      UserError: if the corpus or the tokenizer cannot be read or does not fit the model.
+      UserError: if the corpus or the tokenizer cannot be read or does not fit the model, or a corpus is too short.
     """
     splits: dict[tuple[str, ...], sources.Split] = {}
 
@@ -74,6 +75,8 @@ def prepare(config: Config, run: Path, report: Callable[[str], None] = print) ->
         return TokenStore(root / "train"), TokenStore(root / "held_out")
 
     train = tuple(stores(stage.corpus or config.data.corpus)[0] for stage in config.stages)
+    for stage, tokens in zip(config.stages, train, strict=True):
+        PackedRows(tokens, stage.sequence_length)  # raises where a stage has too little text for a row
     return Corpus(chosen, train, stores(config.data.corpus)[1])
 
 

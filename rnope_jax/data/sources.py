@@ -1,6 +1,7 @@
 """Text on disk: which files a corpus has, and which of them are held out."""
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def read_split(corpus: Sequence[str], config: DataConfig) -> Split:
                 raise UserError(
                     f"data.corpus: {path} is not UTF-8 text ({error.reason} at byte {error.start})"
                 ) from error
-            skipped.append(str(path))
+            skipped.append(_printable(path))
             continue
         except OSError as error:
             raise UserError(f"data.corpus: cannot read {path}: {error.strerror}") from error
@@ -87,15 +88,15 @@ def _files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str
             for path in sorted(root.rglob("*.py")):
                 relative = path.relative_to(root)
                 if not _NOT_STDLIB & set(relative.parts):
-                    yield relative.as_posix(), path, False
+                    yield _printable(relative), path, False
             continue
         root = Path(entry).expanduser()
         if root.is_dir():
             for path in sorted(root.rglob("*")):
                 if path.is_file() and path.name.endswith(tuple(suffixes)):
-                    yield path.relative_to(root).as_posix(), path, False
+                    yield _printable(path.relative_to(root)), path, False
         else:
-            yield root.name, root, True
+            yield _printable(Path(root.name)), root, True
 
 
 def _divide_files(documents: list[Document], fraction: float) -> tuple[list[Document], list[Document]]:
@@ -117,6 +118,11 @@ def _divide_text(document: Document, fraction: float) -> tuple[list[Document], l
     if not text[cut:].strip():
         raise UserError(f"data.corpus: {document.name} is too short to hold out a part of it")
     return [Document(document.name, text[:cut])], [Document(document.name, text[cut:])]
+
+
+def _printable(path: Path) -> str:
+    """A path as text; bytes of a name that is not UTF-8 are written as escapes."""
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _rank(name: str) -> float:

@@ -7,6 +7,7 @@ STORE/index.json    counts, type, checksum
 """
 
 import hashlib
+import io
 import json
 import lzma
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ class TokenStore:
             self.index = Index(**json.loads((directory / "index.json").read_text()))
             self.starts = np.load(directory / "starts.npy", allow_pickle=False)
             size = (directory / "tokens.bin").stat().st_size
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, EOFError, ValueError, TypeError) as error:
             raise UserError(
                 f"{directory} is not a complete token store ({error}); delete it to have it made again"
             ) from error
@@ -71,7 +72,7 @@ class TokenStore:
 
     def names(self) -> list[str]:
         """Name of each document."""
-        return (self.directory / "names.txt").read_text(encoding="utf-8").splitlines()
+        return (self.directory / "names.txt").read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def write(
@@ -91,7 +92,10 @@ def write(
                     file.write(data.tobytes())
         names = "".join(document.name.replace("\n", " ") + "\n" for document in documents)
         (target / "names.txt").write_text(names, encoding="utf-8")
-        np.save(target / "starts.npy", np.array(starts, np.int64), allow_pickle=False)
+        # Through memory: on a full disk np.save raises an error that does not say so.
+        buffer = io.BytesIO()
+        np.save(buffer, np.array(starts, np.int64), allow_pickle=False)
+        (target / "starts.npy").write_bytes(buffer.getvalue())
         size = sum(len(document.text.encode()) for document in documents)
         index = Index(
             dtype=dtype.str,

@@ -25,6 +25,8 @@ class Tokenizer:
     """A tokenizer with the tokens that start and end a document."""
 
     def __init__(self, backend: tokenizers.Tokenizer, bos: str, eos: str):
+        # A text that happens to hold "<|eos|>" is text: it gets no special token.
+        backend.encode_special_tokens = True
         self.backend = backend
         self.bos, self.eos = bos, eos
         self.bos_id, self.eos_id = (self._special(token) for token in (bos, eos))
@@ -73,7 +75,7 @@ class Tokenizer:
     def save(self, directory: Path) -> None:
         """Writes the two files that `load` and Hugging Face's AutoTokenizer read, whole or not at all."""
         with replace_directory(directory) as target:
-            self.backend.save(str(target / _FILE))
+            (target / _FILE).write_text(self.backend.to_str(pretty=True), encoding="utf-8")
             settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": self.bos, "eos_token": self.eos}
             if self.backend.token_to_id(PAD) is not None:
                 settings["pad_token"] = PAD

@@ -79,8 +79,13 @@ def open_run(config: Config) -> Iterator[Run]:
     run = Run(config.directory)
     if run.config_file.exists():
         _check_same(run, config)
-    elif run.path.is_dir() and (foreign := [e.name for e in run.path.iterdir() if e.name not in _PREPARED]):
-        raise UserError(f"{run.path} exists and is not a run directory (it holds {foreign[0]}); choose another run_dir")
+    elif run.path.is_dir():
+        names = {entry.name for entry in run.path.iterdir()}
+        # Without our lock, "data" and the like are somebody else's: they must not be cleared away.
+        if foreign := sorted(names - _PREPARED if _LOCK in names else names):
+            raise UserError(
+                f"{run.path} exists and is not a run directory (it holds {foreign[0]}); choose another run_dir"
+            )
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         lock = (run.path / _LOCK).open("w")
@@ -91,7 +96,9 @@ def open_run(config: Config) -> Iterator[Run]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{run.path}: another process is training in this directory") from error
-        if not run.config_file.exists():
+        if run.config_file.exists():
+            _check_same(run, config)  # once more: another process may have started a run just before the lock
+        else:
             for name in _PREPARED - {_LOCK}:
                 shutil.rmtree(run.path / name, ignore_errors=True)
         yield run

@@ -53,26 +53,11 @@ def check(pattern, chunk, length, kv_heads=2, layers=3, context=None):
     assert_close(out, expected, 1e-5)
 
 
-# Chunks of one token, of seven, longer than the window and longer than twice the window.
-@pytest.mark.parametrize(
-    ("window", "chunk"),
-    [
-        (1, 1),
-        (1, 2),
-        (1, 7),
-        (2, 1),
-        (2, 3),
-        (2, 7),
-        (5, 1),
-        (5, 7),
-        (5, 11),
-        (16, 7),
-        (16, 17),
-        (16, 35),
-        (99, 1),
-        (99, 7),
-    ],
-)
+# Chunks of one token, of a few, longer than the window and longer than twice the window.
+CHUNKS = {1: (1, 7), 2: (1, 3, 7), 5: (1, 7, 11), 16: (7, 35), 99: (7,)}
+
+
+@pytest.mark.parametrize(("window", "chunk"), [(window, chunk) for window in CHUNKS for chunk in CHUNKS[window]])
 def test_cached_equals_whole_rows_at_every_position(window, chunk):
     length = {1: 12, 2: 14, 5: 24, 16: 54, 99: 24}[window]
     check(rnope_swa(window=window, theta=100.0, ratio=1), chunk, length)
@@ -127,6 +112,7 @@ def test_slots_hold_the_newest_tokens_of_the_window():
     cache = empty_cache(config, BATCH, 24)
     ends = np.array([3, 12, 0])
     (window, full), _ = feed(config, params, tokens, np.zeros(BATCH, int), ends, 7, cache, np.zeros((BATCH, 24, 16)))
+    held, all_held = np.asarray(window.positions[0]), np.asarray(full.positions[0])
     for row, end in enumerate(ends):
-        assert sorted(int(p) for p in window.positions[0, row] if p >= 0) == list(range(max(0, end - 5), end))
-        assert sorted(int(p) for p in full.positions[0, row] if p >= 0) == list(range(end))
+        assert sorted(held[row][held[row] >= 0]) == list(range(max(0, end - 5), end))
+        assert sorted(all_held[row][all_held[row] >= 0]) == list(range(end))

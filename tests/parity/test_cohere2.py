@@ -26,9 +26,8 @@ def test_two_periods_of_rnope_swa_packed():
     check(cohere2(rnope_swa(window=16)), documents=DOCUMENTS)
 
 
-@pytest.mark.parametrize("remat", ["full", "none"])
-def test_a_remainder_after_the_last_period(remat):
-    check(cohere2(rnope_swa(window=16), layers=6, remat=remat), documents=DOCUMENTS)
+def test_a_remainder_after_the_last_period():
+    check(cohere2(rnope_swa(window=16), layers=10, remat="full"), documents=DOCUMENTS)
 
 
 @pytest.mark.parametrize("backend", ["blockwise", "reference"])
