@@ -302,6 +302,10 @@ class LoggingConfig(Schema):
     """Steps between lines of metrics.jsonl and of the terminal."""
     tensorboard: bool = True
     """Also write TensorBoard events."""
+    wandb: str | None = None
+    """Weights & Biases project that gets the same numbers; needs the package wandb. None sends nothing."""
+    profile_step: int | None = None
+    """Step after which three steps are profiled into RUN/profile; None profiles nothing."""
 
     def path(self) -> str:
         return "logging"
@@ -309,6 +313,8 @@ class LoggingConfig(Schema):
     def problems(self) -> Iterator[Problem]:
         if self.every < 1:
             yield "every", "must be at least 1"
+        if self.profile_step is not None and self.profile_step < 0:
+            yield "profile_step", "must be 0 or more, or None"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from rich.text import Text
 from tensorboardX import SummaryWriter
 
 from rnope_jax.config import LoggingConfig
+from rnope_jax.errors import UserError
 from rnope_jax.files import write_text
 from rnope_jax.training.run import Run
 
@@ -31,6 +32,9 @@ class Reporter:
             lines = [line for line in run.metrics.read_text().splitlines() if _keeps(line, start_step)]
             write_text(run.metrics, "".join(line + "\n" for line in lines))
         self.file = run.metrics.open("a", buffering=1)
+        self.wandb = None
+        if config.wandb is not None:
+            self.wandb = _wandb().init(project=config.wandb, name=run.path.name, dir=run.path, resume="allow")
         self.board = None
         if config.tensorboard:
             self.board = SummaryWriter(str(run.tensorboard), purge_step=start_step + 1)
@@ -42,6 +46,8 @@ class Reporter:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self.board.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log(values, step=step)
 
     def progress(self, step: int, values: dict[str, Any]) -> None:
         """Shows how training goes."""
@@ -70,6 +76,8 @@ class Reporter:
         self.file.close()
         if self.board is not None:
             self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish()
 
 
 class Clock:
@@ -94,6 +102,24 @@ class Clock:
     def goodput(self) -> float:
         """Share of the time since the start that went into training steps."""
         return self.productive / max(time.perf_counter() - self.start, 1e-9)
+
+
+def check(config: LoggingConfig) -> None:
+    """Checks that what the reports need is installed.
+
+    Raises:
+      UserError: if it is not.
+    """
+    if config.wandb is not None:
+        _wandb()
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("logging.wandb needs the package wandb: pip install 'rnope-jax[wandb]'") from error
+    return wandb
 
 
 def memory_gib() -> float:
