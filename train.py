@@ -15,7 +15,7 @@ from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.cli import config_file
 from rnope_jax.cli.errors import exit_code
 from rnope_jax.evaluation.closing import close_run, opening
-from rnope_jax.training import Reporter, Trainer, open_run, restore_or_init, stop_on_signals
+from rnope_jax.training import Reporter, Trainer, metrics, open_run, restore_or_init, stop_on_signals
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batches(config, mesh)
     data.check(config)
+    metrics.check(config.logging)
 
     with open_run(config) as run, stop_on_signals() as stop, jax.set_mesh(mesh):
         # With what: text becomes tokens once; they stay with the run.
@@ -40,7 +41,7 @@ def main() -> None:
         reporter = Reporter(run, config.logging, int(state.step), config.total_steps)
 
         # Train, stage by stage: each has its own length, batch, schedule and RoPE base.
-        trainer = Trainer(config, corpus, mesh, checkpoints, reporter, stop)
+        trainer = Trainer(config, corpus, mesh, checkpoints, reporter, stop, run.profile)
         with reporter.watching():
             for index in range(len(config.stages)):
                 state = trainer.run_stage(index, state)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -18,6 +19,9 @@ from rnope_jax.training.metrics import Clock, Reporter, memory_gib
 from rnope_jax.training.signals import StopRequest
 from rnope_jax.training.state import TrainState, abstract_state, init_state
 from rnope_jax.training.step import EvaluationStep, StepMetrics, make_evaluation_step, make_train_step, to_devices
+
+#: Steps in a profile.
+_PROFILED = 3
 
 #: How many tensors and documents a diagnosis names.
 _NAMED = 5
@@ -58,6 +62,7 @@ class Trainer:
     checkpoints: Checkpoints
     reporter: Reporter
     stop: StopRequest
+    profile: Path
     clock: Clock = field(default_factory=Clock)
     interval: Interval = field(default_factory=Interval)
 
@@ -77,6 +82,8 @@ class Trainer:
         pending: Pending | None = None
         self.clock.resume()
         while not self.stop:
+            if step == config.logging.profile_step:
+                jax.profiler.start_trace(str(self.profile))
             state, metrics = train_step(state, to_devices(batch, self.mesh))
             step += 1
             work = flops.training_flops(config.model, flops.document_lengths(batch.segment_ids))
@@ -88,6 +95,10 @@ class Trainer:
             pending = running
             if step < end:
                 batch, waited = self._next(batches)
+
+            if config.logging.profile_step is not None and step == config.logging.profile_step + _PROFILED:
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
 
             evaluate = step % config.evaluation.every == 0 and step < config.total_steps
             save = step % config.checkpoint.every == 0 or step == end

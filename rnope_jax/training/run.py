@@ -7,6 +7,7 @@ RUN/checkpoints/    one directory per step
 RUN/metrics.jsonl   a line per report
 RUN/tensorboard/    the same for TensorBoard
 RUN/figures/        pictures
+RUN/profile/        profiler traces, if asked for
 RUN/samples.txt     continuations made at the end
 """
 
@@ -41,6 +42,7 @@ class Run:
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
         self.figures = path / "figures"
+        self.profile = path / "profile"
         self.samples = path / "samples.txt"
 
     def record(self, config: Config) -> None:
