@@ -10,7 +10,7 @@ import sys
 
 import jax
 
-from rnope_jax import data, sharding
+from rnope_jax import data, model, sharding
 from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.cli import config_file
 from rnope_jax.cli.errors import exit_code
@@ -26,6 +26,7 @@ def main() -> None:
     # Where: all devices in one mesh. Everything that can be wrong is found before anything is written.
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batches(config, mesh)
+    model.shardings(config.model, mesh)  # every parameter can be split
     data.check(config)
     metrics.check(config.logging)
 

@@ -4,7 +4,9 @@ A checkpoint is a directory named by its step. It holds `state`, a nested dict o
 `about`, a flat dict of text and numbers. It appears under its name when all of it is written.
 """
 
+import errno
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from orbax.checkpoint import v1 as ocp
 from rnope_jax.config import CheckpointConfig
 from rnope_jax.errors import UserError
 
-# Orbax reports every save at length; what a user must know is said here.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax reports every save at length and every error in each of its threads; what a user must know
+# is raised from here as one message.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
@@ -28,6 +31,7 @@ class Checkpoints:
         if config.keep_every is not None:
             kept.append(policies.EveryNSteps(config.keep_every))
         self.directory = directory.absolute()
+        self._saving = False
         self._orbax = ocp.training.Checkpointer(
             self.directory,
             # When to save is the training loop's decision.
@@ -45,6 +49,13 @@ class Checkpoints:
         if step in self.steps():
             return
         self._guarded(lambda: self._orbax.save_checkpointables_async(step, {"state": state, "about": dict(about)}))
+        self._saving = True
+
+    def poll(self) -> None:
+        """Raises the error of a save that has failed in the background; costs nothing otherwise."""
+        if self._saving and not self._orbax.is_saving_in_progress():
+            self._saving = False
+            self.wait()
 
     def wait(self) -> None:
         """Returns when the save under way is on disk."""
@@ -129,5 +140,8 @@ def load_params(directory: Path, abstract: Mapping[str, Any]) -> tuple[int, dict
 
 
 def _first_line(error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = str(error).strip() or type(error).__name__
+    if (full := os.strerror(errno.ENOSPC)) in text:
+        return full
+    text = text.splitlines()[0]
     return text if len(text) <= 200 else text[:197] + "..."

@@ -72,7 +72,7 @@ class TokenStore:
 
     def names(self) -> list[str]:
         """Name of each document."""
-        return (self.directory / "names.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        return (self.directory / "names.txt").read_bytes().decode("utf-8").split("\n")[:-1]
 
 
 def write(

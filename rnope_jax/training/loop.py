@@ -150,6 +150,7 @@ class Trainer:
     def _settle(self, index: int, pending: Pending) -> None:
         """Waits for a step, checks that it was sound, and reports if a report is due."""
         skipped = int(pending.metrics["skipped"])
+        self.checkpoints.poll()
         seconds = self.clock.lap(pending.waiting)
         total = self.interval
         total.seconds += seconds

@@ -12,12 +12,12 @@ import jax
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from tensorboardX import SummaryWriter
 
 from rnope_jax.config import LoggingConfig
 from rnope_jax.errors import UserError
 from rnope_jax.files import write_text
 from rnope_jax.training.run import Run
+from rnope_jax.training.tensorboard import TensorBoard
 
 
 class Reporter:
@@ -37,15 +37,14 @@ class Reporter:
             self.wandb = _wandb().init(project=config.wandb, name=run.path.name, dir=run.path, resume="allow")
         self.board = None
         if config.tensorboard:
-            self.board = SummaryWriter(str(run.tensorboard), purge_step=start_step + 1)
+            self.board = TensorBoard(run.tensorboard, start_step + 1)
 
     def write(self, step: int, **values: Any) -> None:
         """Adds a line to metrics.jsonl, and its numbers to TensorBoard."""
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         if self.board is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self.board.add_scalar(name, value, step)
+            numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+            self.board.write(step, numbers)
         if self.wandb is not None:
             self.wandb.log(values, step=step)
 

@@ -53,6 +53,11 @@ def test_memory_grows_with_the_sequence_not_with_its_square(window):
     assert long < 8192 * 8192 * 4 / 10
 
 
+def test_a_window_layer_keeps_no_weights_for_the_backward_pass():
+    window, length = 256, 4096
+    assert temporary_bytes(window, length) < HEADS * length * window * 4
+
+
 def test_work_of_a_window_layer_is_linear_and_near_the_window():
     for function in (forward_only(WINDOW), forward_and_backward(WINDOW)):
         assert product_flops(function, *arguments(8192)) == 2 * product_flops(function, *arguments(4096))

@@ -25,7 +25,7 @@ OUTPUTS = ("attention.output", "mlp.down")
 def wide():
     """A model with matrices large enough for statistics, and its initial parameters."""
     config = tiny_model(
-        **{"d_model": 256, "d_ff": 320, "num_heads": 8, "num_kv_heads": 4, "head_dim": 32, "num_layers": 3},
+        **{"d_model": 256, "d_ff": 320, "num_heads": 8, "num_kv_heads": 4, "head_dim": 32, "num_layers": 5},
         **{"pattern": qk_norm() + nope(), "vocab_size": 1024, "mup_base_width": 64, "init_std": 0.03},
     )
     return config, jax.jit(lambda: init(config, 0))()

@@ -1,0 +1,153 @@
+"""Text to tokens and back."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rnope_jax.data import tokenizer
+from rnope_jax.errors import UserError
+from tests.data.corpora import small_tokenizer, texts
+
+AWKWARD = [
+    "",
+    " ",
+    "\n\n\t \r\n",
+    "plain text",
+    "naïve über 雨が降る 🙂👩‍👩‍👧 \N{COMBINING ACUTE ACCENT}",
+    "\x00\x01\x7f\N{REPLACEMENT CHARACTER} end \N{REPLACEMENT CHARACTER}",
+    "<|bos|>not a token<|eos|><|pad|>",
+    "\N{BYTE ORDER MARK}a\N{LINE SEPARATOR}b\x85c",
+    "".join(map(chr, [*range(0x20, 0xD800, 101), *range(0xE000, 0x110000, 9973)])),
+]
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_any_text_comes_back(text):
+    made = small_tokenizer()
+    assert made.decode(made.encode(text)) == text
+
+
+def test_texts_hold_no_special_tokens_whatever_they_say():
+    made = small_tokenizer()
+    special = {made.bos_id, made.eos_id, made.backend.token_to_id(tokenizer.PAD)}
+    assert not special & set(made.encode("<|bos|> <|eos|> <|pad|>"))
+    assert made.decode([made.bos_id, *made.encode("a"), made.eos_id]) == "a"
+
+
+def test_training_gives_the_same_tokenizer_again_and_in_another_process():
+    code = (
+        "import sys; from rnope_jax.data import tokenizer; from tests.data.corpora import texts;"
+        "sys.stdout.write(tokenizer.train(texts(50), 300).backend.to_str())"
+    )
+    # Another hash seed: an order taken from a set would show.
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    again = tokenizer.train(texts(50), 300)
+    assert again.backend.to_str() == small_tokenizer().backend.to_str() == other.stdout
+
+
+def test_a_trained_vocabulary_has_the_size_asked_for():
+    assert small_tokenizer().vocab_size == 300
+
+
+def test_a_vocabulary_without_room_for_every_byte_is_refused():
+    with pytest.raises(UserError, match=r"model\.vocab_size = 258: a byte-level tokenizer needs at least 259"):
+        tokenizer.train(["text"], 258)
+    assert tokenizer.train(["text"], 259).vocab_size == 259
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_streaming_gives_the_same_text_as_decoding_at_once(text):
+    made = small_tokenizer()
+    tokens = made.encode(text)
+    pieces = list(made.stream(tokens))
+    assert "".join(pieces) == text
+    # Nothing is shown that a later token changes: each piece extends the text so far.
+    assert text.startswith("".join(pieces[:-1]))
+
+
+def test_streaming_waits_for_the_last_byte_of_a_character():
+    made = small_tokenizer()
+    single = tokenizer.train(["x"], 259)  # one token per byte
+    tokens = single.encode("a🙂b")
+    assert len(tokens) == 6
+    assert [piece for piece in single.stream(tokens) if piece] == ["a", "🙂", "b"]
+    assert "".join(single.stream(tokens[:3])) == single.decode(tokens[:3])  # cut within the character
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        noise = rng.integers(0, made.vocab_size, 40).tolist()
+        assert "".join(made.stream(noise)) == made.decode(noise)
+
+
+@pytest.mark.parametrize("separator", ["\n", ""])
+def test_long_texts_are_worked_on_in_pieces_and_lose_nothing(monkeypatch, separator):
+    monkeypatch.setattr(tokenizer, "_PIECE", 64)
+    made = small_tokenizer()
+    text = separator.join(f"word {i} 🙂" for i in range(100))
+    sizes = [len(piece) for piece in tokenizer._pieces(text)]
+    assert max(sizes) <= 64
+    assert len(sizes) > 10
+    assert made.decode(made.encode(text)) == text
+    batch = list(made.encode_batch([text, "", "short"]))
+    assert batch == [made.encode(text), [], made.encode("short")]
+
+
+def test_pieces_end_after_lines_where_there_are_lines(monkeypatch):
+    monkeypatch.setattr(tokenizer, "_PIECE", 30)
+    pieces = list(tokenizer._pieces("0123456789\n" * 20))
+    assert all(piece.endswith("\n") for piece in pieces[:-1])
+
+
+def test_saved_tokenizers_load_as_they_were(tmp_path):
+    made = small_tokenizer()
+    made.save(tmp_path / "saved")
+    for path in (tmp_path / "saved", tmp_path / "saved" / "tokenizer.json"):
+        loaded = tokenizer.load(path)
+        assert (loaded.bos_id, loaded.eos_id, loaded.vocab_size) == (made.bos_id, made.eos_id, made.vocab_size)
+        assert loaded.encode(AWKWARD[4]) == made.encode(AWKWARD[4])
+        assert loaded.encode("<|eos|>") == made.encode("<|eos|>")
+
+
+def test_special_tokens_may_be_given_or_written_as_objects(tmp_path):
+    small_tokenizer().save(tmp_path)
+    settings = {"bos_token": {"content": "<|eos|>"}, "eos_token": "<|bos|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    swapped = tokenizer.load(tmp_path)
+    assert (swapped.bos, swapped.eos) == ("<|eos|>", "<|bos|>")
+    assert tokenizer.load(tmp_path, bos_token="<|pad|>").bos == "<|pad|>"
+
+
+def test_a_tokenizer_alone_needs_its_special_tokens_named(tmp_path):
+    small_tokenizer().save(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match=r"data\.bos_token = None"):
+        tokenizer.load(tmp_path)
+    with pytest.raises(UserError, match=r"data\.eos_token = None"):
+        tokenizer.load(tmp_path, bos_token="<|bos|>")
+    assert tokenizer.load(tmp_path, "<|bos|>", "<|eos|>").bos_id == small_tokenizer().bos_id
+    with pytest.raises(UserError, match="there is no token '<s>'"):
+        tokenizer.load(tmp_path, "<s>", "<|eos|>")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"version": "1.0"', b"\xff\xfe\x00"])
+def test_an_unreadable_tokenizer_is_refused_by_name(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot be read"):
+        tokenizer.load(tmp_path)
+
+
+def test_a_missing_tokenizer_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"tokenizer\.json does not exist"):
+        tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"not json", b"[]", b"\xff\xfe"])
+def test_unreadable_settings_are_refused_by_name(tmp_path, content):
+    small_tokenizer().save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"tokenizer_config\.json is not a JSON object"):
+        tokenizer.load(tmp_path)

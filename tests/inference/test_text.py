@@ -1,0 +1,66 @@
+"""A trained run as something that continues text."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from rnope_jax.errors import UserError
+from rnope_jax.inference import Sampling, load
+from tests.training.conftest import corpus, unbroken
+
+__all__ = ["corpus", "unbroken"]  # fixtures
+
+
+@pytest.fixture(scope="module")
+def text_model(unbroken):
+    return load(unbroken.run.path)
+
+
+def test_the_newest_parameters_are_loaded_with_the_model_of_their_stage(text_model, unbroken):
+    assert text_model.step == 10
+    assert text_model.config.layer_kinds[0].rope_theta == 10_000.0  # the second stage's
+    for name, expected in unbroken.state.params.items():
+        np.testing.assert_array_equal(text_model.params[name], expected)
+
+
+def test_an_earlier_checkpoint_has_the_model_of_its_own_stage(unbroken, tmp_path):
+    copy = shutil.copytree(unbroken.run.path, tmp_path / "copy")
+    for step in (9, 10):
+        shutil.move(copy / "checkpoints" / str(step), tmp_path / str(step))
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
+        load(copy)
+    shutil.move(tmp_path / "9", copy / "checkpoints" / "6")  # as if it had been made in the first stage
+    assert load(copy).config.layer_kinds[0].rope_theta == 100.0
+
+
+def test_streaming_and_completing_give_the_same_text(text_model):
+    for prompt in ("river", "", "雨"):
+        streamed = "".join(text_model.stream(prompt, 12, Sampling(), 0))
+        assert [streamed] == text_model.complete([prompt], 12, Sampling(), 0)
+        assert streamed
+
+
+def test_texts_of_different_lengths_are_continued_together(text_model):
+    prompts = ["river", "one two the a light stone"]
+    together = text_model.complete(prompts, 8, Sampling(), 0)
+    assert together == [text_model.complete([prompt], 8, Sampling(), 0)[0] for prompt in prompts]
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not a run directory"):
+        load(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_is_refused(unbroken, tmp_path):
+    shutil.copy(unbroken.run.config_file, tmp_path)
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        load(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(unbroken, tmp_path):
+    copy = shutil.copytree(unbroken.run.path, tmp_path / "copy")
+    (copy / "checkpoints" / "10" / "state" / "_METADATA").unlink()
+    with pytest.raises(UserError, match="checkpoint 10 in .* cannot be read"):
+        load(copy)

@@ -1,0 +1,178 @@
+"""Checkpoints as a store of states; whole runs are in training/test_resume.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rnope_jax.checkpoint import Checkpoints, load_params
+from rnope_jax.config import CheckpointConfig
+from rnope_jax.errors import UserError
+from tests.training.steps import mesh_of
+
+
+ABOUT = {"note": "any"}
+
+
+def state(seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    params = {"a.b": rng.normal(size=(8, 4)), "periods.0.x": rng.normal(size=16)}
+    params = {name: jnp.asarray(x, jnp.float32) for name, x in params.items()}
+    return {"params": params, "optimizer": {"adam": {"count": jnp.int32(seed), "mu": params}}, "step": jnp.int32(seed)}
+
+
+def abstract(value: dict) -> dict:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), value)
+
+
+def assert_same(actual: dict, expected: dict) -> None:
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    assert jax.tree.map(lambda x: x.dtype, actual) == jax.tree.map(lambda x: x.dtype, expected)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Opens the checkpoints; all are closed at the end."""
+    made = []
+
+    def open_(**settings) -> Checkpoints:
+        made.append(Checkpoints(tmp_path / "checkpoints", CheckpointConfig(**settings)))
+        return made[-1]
+
+    yield open_
+    for checkpoints in made:
+        checkpoints.close()
+
+
+def test_a_state_comes_back_bit_for_bit_from_the_newest(opened):
+    first = opened()
+    for step in (1, 2):
+        first.save(step, state(step), {"step": step})
+    first.close()
+    step, restored = opened().restore(abstract(state()))
+    assert step == 2
+    assert_same(restored, state(2))
+
+
+def test_nothing_is_restored_where_there_is_nothing(opened):
+    assert opened().restore(abstract(state())) is None
+
+
+def test_the_saved_state_is_that_of_the_call(opened):
+    """The arrays may be given to the next step, which overwrites them, as soon as `save` returns."""
+    consume = jax.jit(lambda x: jax.tree.map(lambda y: y * 0 - 1, x), donate_argnums=0)
+    checkpoints, value = opened(), jax.tree.map(jnp.copy, state(3))
+    checkpoints.save(3, value, ABOUT)
+    consume(value)
+    checkpoints.wait()
+    assert_same(checkpoints.restore(abstract(state()))[1], state(3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"keep": 1}, [6]),
+        ({"keep": 2}, [5, 6]),
+        ({"keep": 1, "keep_every": 2}, [2, 4, 6]),
+        ({"keep": 2, "keep_every": 4}, [4, 5, 6]),
+    ],
+)
+def test_the_newest_and_the_chosen_are_kept(opened, settings, kept):
+    checkpoints = opened(**settings)
+    for step in range(1, 7):
+        checkpoints.save(step, state(step), ABOUT)
+    checkpoints.wait()
+    assert checkpoints.steps() == kept
+
+
+def test_a_step_is_saved_once(opened):
+    checkpoints = opened()
+    checkpoints.save(1, state(1), ABOUT)
+    checkpoints.wait()
+    checkpoints.save(1, state(2), ABOUT)
+    checkpoints.wait()
+    assert_same(checkpoints.restore(abstract(state()))[1], state(1))
+
+
+def test_an_interrupted_save_is_no_checkpoint_and_is_cleared_away(opened, tmp_path):
+    first = opened()
+    first.save(1, state(1), ABOUT)
+    first.close()
+    leftover = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    (leftover / "state").mkdir(parents=True)
+    again = opened()
+    assert again.steps() == [1]
+    assert not leftover.exists()
+
+
+def test_a_state_is_restored_onto_any_mesh(opened):
+    one = opened()
+    one.save(1, state(1), ABOUT)
+    one.wait()
+    mesh = mesh_of(2, 2, 2)
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=NamedSharding(mesh, PartitionSpec("fsdp") if x.ndim else PartitionSpec())
+        ),
+        abstract(state()),
+    )
+    restored = one.restore(placed)[1]
+    assert_same(restored, state(1))
+    assert restored["params"]["a.b"].sharding.spec == PartitionSpec("fsdp")
+    one.save(2, restored, ABOUT)
+    one.wait()
+    assert_same(one.restore(abstract(state()))[1], state(1))
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_its_step_may_be_saved_again(opened, tmp_path):
+    checkpoints, said = opened(), []
+    for step in (1, 2):
+        checkpoints.save(step, state(step), ABOUT)
+    checkpoints.wait()
+    (tmp_path / "checkpoints" / "2" / "state" / "_METADATA").unlink()
+    step, restored = checkpoints.restore(abstract(state()), said.append)
+    assert step == 1
+    assert_same(restored, state(1))
+    assert len(said) == 1
+    assert said[0].startswith("checkpoint 2 cannot be read (")
+    assert said[0].endswith("set aside as damaged-2")
+    assert "\n" not in said[0]
+    checkpoints.save(2, state(5), ABOUT)
+    checkpoints.wait()
+    assert_same(checkpoints.restore(abstract(state()))[1], state(5))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2", "damaged-2"]
+
+
+def test_a_state_of_another_shape_is_not_taken(opened):
+    checkpoints = opened()
+    checkpoints.save(1, state(1), ABOUT)
+    checkpoints.wait()
+    other = abstract(state())
+    del other["params"]["a.b"]
+    with pytest.raises(UserError, match=r"none of the checkpoints \[1\]"):
+        checkpoints.restore(other)
+    assert checkpoints.steps() == [1]
+
+
+def test_parameters_are_loaded_without_the_optimizer(opened, tmp_path):
+    checkpoints = opened()
+    checkpoints.save(7, state(7), ABOUT)
+    checkpoints.wait()
+    step, params = load_params(tmp_path / "checkpoints", abstract(state())["params"])
+    assert step == 7
+    assert_same(params, state(7)["params"])
+
+
+def test_failing_to_save_is_told_and_spares_earlier_checkpoints(opened, monkeypatch):
+    checkpoints = opened()
+    checkpoints.save(1, state(1), ABOUT)
+    checkpoints.wait()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._orbax, "save_checkpointables_async", full)
+    with pytest.raises(UserError, match=r"cannot save to .*No space left on device\. Earlier checkpoints are intact"):
+        checkpoints.save(2, state(2), ABOUT)
+    assert_same(checkpoints.restore(abstract(state()))[1], state(1))
