@@ -7,6 +7,7 @@ A checkpoint is a directory named by its step. It holds `state`, a nested dict o
 import errno
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,18 @@ from rnope_jax.errors import UserError
 # Orbax reports every save at length and every error in each of its threads; what a user must know
 # is raised from here as one message.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+_report_unraisable = sys.unraisablehook
+
+
+def _unraisable(unraisable: Any) -> None:
+    """Passes over what TensorStore's threads say to an event loop that Orbax has closed after an error."""
+    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+        _report_unraisable(unraisable)
+
+
+sys.unraisablehook = _unraisable
 
 
 class Checkpoints:
@@ -86,7 +99,7 @@ class Checkpoints:
             try:
                 state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
             except Exception as error:  # Orbax raises many kinds, plain Exception among them
-                damaged.append((step, _first_line(error)))
+                damaged.append((step, _first_line(_origin(error))))
                 continue
             for number, cause in damaged:
                 aside = self._set_aside(number)
@@ -135,11 +148,19 @@ def load_params(directory: Path, abstract: Mapping[str, Any]) -> tuple[int, dict
             with context:
                 state = orbax.load_checkpointables(steps[-1], {"state": {"params": dict(abstract)}})["state"]
         except Exception as error:
-            raise UserError(f"checkpoint {steps[-1]} in {directory} cannot be read: {_first_line(error)}") from error
+            cause = _first_line(_origin(error))
+            raise UserError(f"checkpoint {steps[-1]} in {directory} cannot be read: {cause}") from error
     return steps[-1], state["params"]
 
 
-def _first_line(error: Exception) -> str:
+def _origin(error: BaseException) -> BaseException:
+    """The error that led to this one; Orbax wraps what it meets in guesses at its cause."""
+    while deeper := error.__cause__ or error.__context__:
+        error = deeper
+    return error
+
+
+def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     if (full := os.strerror(errno.ENOSPC)) in text:
         return full

@@ -103,7 +103,9 @@ def test_an_interrupted_save_is_no_checkpoint_and_is_cleared_away(opened, tmp_pa
     (leftover / "state").mkdir(parents=True)
     again = opened()
     assert again.steps() == [1]
-    assert not leftover.exists()
+    again.save(2, state(2), ABOUT)
+    again.close()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
 
 
 def test_a_state_is_restored_onto_any_mesh(opened):

@@ -4,6 +4,9 @@ A window layer scans blocks of queries, each against a static slice of the keys 
 time and memory grow linearly with the sequence. A full layer visits only the tiles of the lower
 triangle with an online softmax (FlashAttention-2's recurrences), so that no S x S array ever
 exists; its backward pass recomputes the tiles from the saved log-sum-exp.
+
+Inside, the query heads that share a key head are rows of one matrix: [B, K, G x rows, D] with
+G = H / K. Every product is then a plain batched matrix product.
 """
 
 from functools import partial
@@ -13,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnope_jax.attention.spec import MASKED, AttentionSpec, group_heads, pad_length, visible
+from rnope_jax.attention.spec import MASKED, AttentionSpec, pad_length, visible
 
 #: Rows of queries that a window layer handles at a time. Small, so that little is computed outside
 #: the window, yet enough to fill a matrix unit.
@@ -48,76 +51,84 @@ def attend(
 def _windowed(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, window: int, scale: float
 ) -> jax.Array:
-    batch, length, heads, dim = q.shape
+    length, kv_heads = q.shape[1], k.shape[2]
     block = min(WINDOW_BLOCK, length)
     count = -(-length // block)
     past, padding = window - 1, count * block - length
     span = past + block
 
-    q = pad_length(q, 0, padding)
-    k, v = (pad_length(x, past, padding) for x in (k, v))
+    queries = _query_blocks(pad_length(q, 0, padding), kv_heads, block)
+    keys, values = (pad_length(x, past, padding).swapaxes(1, 2) for x in (k, v))
     if segments is not None:
         q_segments, k_segments = pad_length(segments, 0, padding, -1), pad_length(segments, past, padding, -1)
     band = visible(jnp.arange(block)[:, None] + past, jnp.arange(span)[None, :], window)
 
     # Recomputed in the backward pass: only the inputs of a block are kept, not its logits.
     @partial(jax.checkpoint, prevent_cse=False)
-    def attend_block(start: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        rows = partial(jax.lax.dynamic_slice_in_dim, start_index=start, axis=1)
-        queries = group_heads(rows(q, slice_size=block), k.shape[2])
-        keys, values = rows(k, slice_size=span), rows(v, slice_size=span)
-        logits = jnp.einsum("bskgd,btkd->bkgst", queries, keys, preferred_element_type=jnp.float32) * scale
+    def attend_block(start: jax.Array, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        keys, values = (jax.lax.dynamic_slice_in_dim(x, start, span, axis=2) for x in (keys, values))
         mask = (band & (jnp.arange(span) + start >= past))[None]
         if segments is not None:
-            own, seen = rows(q_segments, slice_size=block), rows(k_segments, slice_size=span)
+            own = jax.lax.dynamic_slice_in_dim(q_segments, start, block, axis=1)
+            seen = jax.lax.dynamic_slice_in_dim(k_segments, start, span, axis=1)
             mask &= own[:, :, None] == seen[:, None, :]
-        logits = jnp.where(mask[:, None, None], logits, MASKED)
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        return jnp.einsum("bkgst,btkd->bskgd", weights, values).reshape(batch, block, heads, dim)
+        weights = jax.nn.softmax(_masked_logits(queries, keys, mask, scale), axis=-1).astype(v.dtype)
+        return jnp.einsum("bkst,bktd->bksd", weights, values)
 
-    def step(carry: None, start: jax.Array) -> tuple[None, jax.Array]:
-        return carry, attend_block(start, q, k, v)
+    def step(carry: None, part: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        start, queries = part
+        return carry, attend_block(start, queries, keys, values)
 
-    _, blocks = jax.lax.scan(step, None, jnp.arange(count) * block)
-    return jnp.moveaxis(blocks, 0, 1).reshape(batch, count * block, heads, dim)[:, :length]
+    _, outputs = jax.lax.scan(step, None, (jnp.arange(count) * block, queries))
+    return _join_queries(outputs, block)[:, :length]
 
 
-def _tiles(count: int) -> np.ndarray:
+def _masked_logits(queries: jax.Array, keys: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
+    """Logits [B, K, G x rows, columns] in float32 under a mask [B or 1, rows, columns]."""
+    logits = jnp.einsum("bksd,bktd->bkst", queries, keys, preferred_element_type=jnp.float32) * scale
+    rows, columns = mask.shape[1:]
+    grouped = logits.reshape(*logits.shape[:2], -1, rows, columns)
+    return jnp.where(mask[:, None, None], grouped, MASKED).reshape(logits.shape)
+
+
+def _query_blocks(q: jax.Array, kv_heads: int, rows: int) -> jax.Array:
+    """[B, S, H, D] to blocks of rows [S / rows, B, K, G x rows, D]."""
+    batch, length, heads, dim = q.shape
+    group = heads // kv_heads
+    q = q.reshape(batch, length // rows, rows, kv_heads, group, dim)
+    return q.transpose(1, 0, 3, 4, 2, 5).reshape(length // rows, batch, kv_heads, group * rows, dim)
+
+
+def _join_queries(blocks: jax.Array, rows: int) -> jax.Array:
+    """The inverse of `_query_blocks`."""
+    count, batch, kv_heads, _, dim = blocks.shape
+    blocks = blocks.reshape(count, batch, kv_heads, -1, rows, dim).transpose(1, 0, 4, 2, 3, 5)
+    return blocks.reshape(batch, count * rows, -1, dim)
+
+
+def _key_blocks(k: jax.Array, rows: int) -> jax.Array:
+    """[B, S, K, D] to blocks of rows [S / rows, B, K, rows, D]."""
+    return _query_blocks(k, k.shape[2], rows)
+
+
+def _tiles(count: int) -> jax.Array:
     """(query tile, key tile) of the lower triangle, in the order in which they are visited."""
-    rows, columns = np.tril_indices(count)
-    return np.stack([rows, columns], axis=1).astype(np.int32)
-
-
-def _split(x: jax.Array, tile: int) -> jax.Array:
-    """[B, S, K, ..., D] to tiles [S / tile, B, K, ..., tile, D]."""
-    batch, length = x.shape[:2]
-    x = x.reshape(batch, length // tile, tile, *x.shape[2:])
-    return jnp.moveaxis(jnp.moveaxis(x, 1, 0), 2, -2)
-
-
-def _join(tiles: jax.Array) -> jax.Array:
-    """The inverse of `_split`."""
-    x = jnp.moveaxis(jnp.moveaxis(tiles, -2, 2), 0, 1)
-    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
-
-
-def _split_segments(segments: jax.Array | None, tile: int) -> jax.Array | None:
-    """[B, S] to [S / tile, B, tile]."""
-    if segments is None:
-        return None
-    return jnp.moveaxis(segments.reshape(segments.shape[0], -1, tile), 1, 0)
+    return jnp.asarray(np.stack(np.tril_indices(count), axis=1).astype(np.int32))
 
 
 def _tile_logits(
     queries: jax.Array, keys: jax.Array, i: jax.Array, j: jax.Array, segments: jax.Array | None, scale: float
 ) -> jax.Array:
-    """Masked logits [B, K, G, tile, tile] of query tile i and key tile j."""
-    tile = queries.shape[-2]
-    logits = jnp.einsum("bkgsd,bktd->bkgst", queries, keys, preferred_element_type=jnp.float32) * scale
+    """Masked logits of query tile i and key tile j; `segments` [B, S / tile, tile]."""
+    tile = keys.shape[-2]
     mask = visible(i * tile + jnp.arange(tile)[:, None], j * tile + jnp.arange(tile)[None, :], None)[None]
     if segments is not None:
-        mask &= segments[i][:, :, None] == segments[j][:, None, :]
-    return jnp.where(mask[:, None, None], logits, MASKED)
+        mask &= segments[:, i, :, None] == segments[:, j, None, :]
+    return _masked_logits(queries, keys, mask, scale)
+
+
+def _split_segments(segment_ids: jax.Array | None, tile: int) -> jax.Array | None:
+    return None if segment_ids is None else segment_ids.reshape(segment_ids.shape[0], -1, tile)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -130,8 +141,8 @@ def _full(
 def _full_forward(
     q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, scale: float, tile: int
 ) -> tuple[jax.Array, tuple]:
-    queries = _split(group_heads(q, k.shape[2]), tile)  # [n, B, K, G, tile, D]
-    keys, values = _split(k, tile), _split(v, tile)  # [n, B, K, tile, D]
+    queries = _query_blocks(q, k.shape[2], tile)
+    keys, values = _key_blocks(k, tile), _key_blocks(v, tile)
     segments = _split_segments(segment_ids, tile)
 
     def step(carry: Any, pair: jax.Array) -> tuple[Any, None]:
@@ -141,22 +152,21 @@ def _full_forward(
         maximum = jnp.maximum(maxima[i], logits.max(-1))
         weights = jnp.exp(logits - maximum[..., None])
         decay = jnp.exp(maxima[i] - maximum)
-        update = jnp.einsum("bkgst,bktd->bkgsd", weights.astype(v.dtype), values[j], preferred_element_type=jnp.float32)
+        update = jnp.einsum("bkst,bktd->bksd", weights.astype(v.dtype), values[j], preferred_element_type=jnp.float32)
         outputs = outputs.at[i].set(outputs[i] * decay[..., None] + update)
         return (outputs, maxima.at[i].set(maximum), sums.at[i].set(sums[i] * decay + weights.sum(-1))), None
 
     rows = queries.shape[:-1]
     start = (jnp.zeros(queries.shape, jnp.float32), jnp.full(rows, MASKED), jnp.zeros(rows, jnp.float32))
-    (outputs, maxima, sums), _ = jax.lax.scan(step, start, jnp.asarray(_tiles(len(queries))))
+    (outputs, maxima, sums), _ = jax.lax.scan(step, start, _tiles(len(queries)))
     outputs = (outputs / sums[..., None]).astype(q.dtype)
-    residuals = (q, k, v, segment_ids, outputs, maxima + jnp.log(sums))
-    return _join(outputs).reshape(q.shape), residuals
+    return _join_queries(outputs, tile), (q, k, v, segment_ids, outputs, maxima + jnp.log(sums))
 
 
 def _full_backward(scale: float, tile: int, residuals: tuple, gradient: jax.Array) -> tuple:
     q, k, v, segment_ids, outputs, log_sums = residuals
-    queries, gradients = (_split(group_heads(x, k.shape[2]), tile) for x in (q, gradient))
-    keys, values = _split(k, tile), _split(v, tile)
+    queries, gradients = (_query_blocks(x, k.shape[2], tile) for x in (q, gradient))
+    keys, values = _key_blocks(k, tile), _key_blocks(v, tile)
     segments = _split_segments(segment_ids, tile)
     deltas = (gradients.astype(jnp.float32) * outputs.astype(jnp.float32)).sum(-1)
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -165,16 +175,17 @@ def _full_backward(scale: float, tile: int, residuals: tuple, gradient: jax.Arra
         dq, dk, dv = carry
         i, j = pair[0], pair[1]
         weights = jnp.exp(_tile_logits(queries[i], keys[j], i, j, segments, scale) - log_sums[i][..., None])
-        dweights = product("bkgsd,bktd->bkgst", gradients[i], values[j])
+        dweights = product("bksd,bktd->bkst", gradients[i], values[j])
         dlogits = (weights * (dweights - deltas[i][..., None]) * scale).astype(q.dtype)
-        dq = dq.at[i].add(product("bkgst,bktd->bkgsd", dlogits, keys[j]))
-        dk = dk.at[j].add(product("bkgst,bkgsd->bktd", dlogits, queries[i]))
-        dv = dv.at[j].add(product("bkgst,bkgsd->bktd", weights.astype(q.dtype), gradients[i]))
+        dq = dq.at[i].add(product("bkst,bktd->bksd", dlogits, keys[j]))
+        dk = dk.at[j].add(product("bkst,bksd->bktd", dlogits, queries[i]))
+        dv = dv.at[j].add(product("bkst,bksd->bktd", weights.astype(q.dtype), gradients[i]))
         return (dq, dk, dv), None
 
     start = tuple(jnp.zeros(x.shape, jnp.float32) for x in (queries, keys, values))
-    (dq, dk, dv), _ = jax.lax.scan(step, start, jnp.asarray(_tiles(len(queries))))
-    return _join(dq).reshape(q.shape).astype(q.dtype), _join(dk).astype(k.dtype), _join(dv).astype(v.dtype), None
+    (dq, dk, dv), _ = jax.lax.scan(step, start, _tiles(len(queries)))
+    dq, dk, dv = (_join_queries(x, tile) for x in (dq, dk, dv))
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
 
 
 _full.defvjp(_full_forward, _full_backward)

@@ -15,6 +15,7 @@ from rnope_jax.attention.reference import attend_positions
 from rnope_jax.config import ModelConfig
 from rnope_jax.layers import LayerKind
 from rnope_jax.model import cache as caches
+from rnope_jax.model.linear import project
 from rnope_jax.model.norm import LayerNorm
 from rnope_jax.model.parameters import matrix
 from rnope_jax.model.rope import Rotation, rotate
@@ -55,9 +56,7 @@ class Attention(nnx.Module):
     ) -> tuple[jax.Array, caches.LayerCache | None]:
         """Attends from `x` [B, S, d_model] to itself, or to `cache` and itself."""
         kind, dtype = self.kind, x.dtype
-        q = jnp.einsum("bsm,mhd->bshd", x, self.query[...].astype(dtype))
-        k = jnp.einsum("bsm,mhd->bshd", x, self.key[...].astype(dtype))
-        v = jnp.einsum("bsm,mhd->bshd", x, self.value[...].astype(dtype))
+        q, k, v = (project(x, weight[...]) for weight in (self.query, self.key, self.value))
         if kind.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
         if kind.rope_theta is not None:
@@ -81,7 +80,7 @@ class Attention(nnx.Module):
                 q_positions=rows.positions,
                 k_positions=seen.positions,
             )
-        return jnp.einsum("bshd,hdm->bsm", mixed, self.output[...].astype(dtype)), cache
+        return project(mixed, self.output[...], inputs=2), cache
 
 
 class FeedForward(nnx.Module):
@@ -96,10 +95,8 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, S, d_model] to the same shape."""
-        gate = x @ self.gate[...].astype(x.dtype)
-        up = x @ self.up[...].astype(x.dtype)
-        inner = constrain(jax.nn.silu(gate) * up, "batch", None, "mlp")
-        return inner @ self.down[...].astype(x.dtype)
+        inner = jax.nn.silu(project(x, self.gate[...])) * project(x, self.up[...])
+        return project(constrain(inner, "batch", None, "mlp"), self.down[...])
 
 
 class Block(nnx.Module):

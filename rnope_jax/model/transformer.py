@@ -17,6 +17,7 @@ from rnope_jax.config import ModelConfig
 from rnope_jax.layers import Pattern
 from rnope_jax.model import cache as caches
 from rnope_jax.model.block import Block, Rows, width_ratio
+from rnope_jax.model.linear import project
 from rnope_jax.model.norm import LayerNorm
 from rnope_jax.model.parameters import embedding
 from rnope_jax.model.rope import rotation
@@ -108,10 +109,8 @@ class Transformer(nnx.Module):
         return self.norm(h), (stacked, tuple(updated))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Output logits [..., vocab_size] of normalised states [..., d_model], in float32."""
-        table = self.embedding[...].astype(hidden.dtype)
-        product = jnp.einsum("...m,vm->...v", hidden, table, preferred_element_type=jnp.float32)
-        return product * self.logit_factor
+        """Output logits [..., vocab_size] of normalised states [B, ..., d_model], in float32."""
+        return project(hidden, self.embedding[...].T, result_type=jnp.float32) * self.logit_factor
 
     @property
     def logit_factor(self) -> float:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from rnope_jax.data.packing import Batch
 from rnope_jax.model import Transformer
+from rnope_jax.model.linear import project
 
 
 class LossSums(NamedTuple):
@@ -55,8 +56,7 @@ def cross_entropy(
     # The table is cast inside, so that its gradient is summed over chunks in float32.
     @partial(jax.checkpoint, prevent_cse=False)
     def sums(hidden: jax.Array, targets: jax.Array, mask: jax.Array, table: jax.Array) -> LossSums:
-        logits = jnp.einsum("bsm,vm->bsv", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
-        logits *= logit_factor
+        logits = project(hidden, table.T, result_type=jnp.float32) * logit_factor
         normaliser = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return LossSums(
