@@ -8,6 +8,7 @@ from rnope_jax.config import (
     Config,
     DataConfig,
     EvaluationConfig,
+    LossConfig,
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
@@ -45,6 +46,7 @@ def config() -> Config:
         ),
         data=DataConfig(corpus=("stdlib",)),
         optimizer=OptimizerConfig(name="muon"),
+        loss=LossConfig(chunk=64),  # fits the caches of a CPU
         evaluation=EvaluationConfig(every=100, rows=32, prompts=("def main(", "class ", "import ")),
         checkpoint=CheckpointConfig(every=100, keep=2),
     )

@@ -73,7 +73,7 @@ def unknown_field(cls: type, name: str, where: str) -> str:
     names = [f.name for f in dataclasses.fields(cls)]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(names)}"
-    return f"{where}.{name}: {cls.__name__} has no such field; {hint}"
+    return f"{where}.{name}: there is no such field; {hint}"
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

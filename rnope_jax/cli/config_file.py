@@ -4,6 +4,8 @@ import difflib
 import inspect
 import re
 import runpy
+import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import tyro
 from rnope_jax import config as config_module
 from rnope_jax import layers
 from rnope_jax.config import Config
-from rnope_jax.errors import ConfigError, UserError
+from rnope_jax.errors import UserError
 from rnope_jax.schema import Schema, unknown_field
 
 #: The function that is taken when none is named.
@@ -57,15 +59,25 @@ def load(spec: str) -> Config:
         near = difflib.get_close_matches(name, [str(p) for p in path.parent.glob("*.py")], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"configuration file {name} does not exist{hint}")
+    # As for `python FILE.py`: a configuration may import its neighbours.
+    sys.path.insert(0, str(path.parent.absolute()))
     try:
         namespace = runpy.run_path(str(path))
         return _call(namespace, path, function or DEFAULT_FUNCTION)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except TypeError as error:
-        raise _explained(error, path) from error
-    except (SyntaxError, ImportError, NameError, AttributeError) as error:
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    except UserError as error:
+        raise type(error)(f"{_place(error, path)}: {error}") from error
+    except Exception as error:  # whatever the user's file may raise
+        raise UserError(f"{_place(error, path)}: {_explained(error)}") from error
+    finally:
+        sys.path.pop(0)
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """The file, and its line on which the error came up."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}, line {lines[-1]}" if lines else str(path)
 
 
 def _call(namespace: dict[str, Any], path: Path, function: str) -> Config:
@@ -76,21 +88,21 @@ def _call(namespace: dict[str, Any], path: Path, function: str) -> Config:
     )
     if function not in own:
         near = difflib.get_close_matches(function, own, n=1)
-        hint = f"; did you mean {path}:{near[0]}?" if near else ""
-        raise UserError(f"{path} has no function {function!r}{hint} It has: {', '.join(own) or 'none'}")
+        hint = f"; did you mean {path}:{near[0]}?" if near else "."
+        raise UserError(f"there is no function {function!r}{hint} It has: {', '.join(own) or 'none'}")
     result = namespace[function]()
     if not isinstance(result, Config):
-        raise UserError(f"{path}:{function} returned {type(result).__name__}, not a Config")
+        raise UserError(f"{function} returned {type(result).__name__}, not a Config")
     return result
 
 
-def _explained(error: TypeError, path: Path) -> Exception:
-    """Names the nearest field where a configuration class was given one that it does not have."""
+def _explained(error: Exception) -> str:
+    """What went wrong; names the nearest field where a configuration class was given one that it lacks."""
     message = str(error)
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
     cls = found and (getattr(config_module, found[1], None) or getattr(layers, found[1], None))
     if found and isinstance(cls, type) and issubclass(cls, Schema):
-        return ConfigError(f"{path}: {unknown_field(cls, found[2], found[1])}")
+        return unknown_field(cls, found[2], found[1])
     if found := re.search(r"(\w+)\.__init__\(\) missing .* arguments?: (.*)", message):
-        return ConfigError(f"{path}: {found[1]} needs {found[2]}")
-    return UserError(f"{path}: TypeError: {message}")
+        return f"{found[1]} needs {found[2]}"
+    return f"{type(error).__name__}: {message}"

@@ -1,0 +1,80 @@
+"""Runs that are stopped or killed, and the same command again."""
+
+import random
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from rnope_jax import model
+from rnope_jax.checkpoint import load_params
+from rnope_jax.training import Run
+from tests.end_to_end.commands import TINY, finish, signal_when, start
+from tests.training.runs import metrics
+
+
+def assert_same_result(run_dir, expected_dir) -> None:
+    """The last checkpoints hold the same parameters, bit for bit; every step was reported once."""
+    infos = model.describe(Run(expected_dir).config.model)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {name: jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=here) for name, info in infos.items()}
+    (step, actual), (expected_step, expected) = (
+        load_params(Run(path).checkpoints, abstract) for path in (run_dir, expected_dir)
+    )
+    assert step == expected_step == 20
+    for name in infos:
+        np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
+    assert [line for line in metrics(run_dir) if "loss" in line] == [
+        line for line in metrics(expected_dir) if "loss" in line
+    ]
+
+
+@pytest.fixture
+def command(text, tmp_path):
+    # Without samples: they are the same, and cost a compilation.
+    return ("train.py", TINY, "--data.corpus", text, "--run-dir", tmp_path / "run", "--evaluation.prompts")
+
+
+def saved(run_dir) -> set[int]:
+    checkpoints = run_dir / "checkpoints"
+    return {int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()} if checkpoints.is_dir() else set()
+
+
+def test_sigterm_saves_and_exits_and_the_same_command_finishes(command, compiled, finished, tmp_path):
+    run_dir = tmp_path / "run"
+    process = start(compiled, *command)
+    signal_when(process, lambda: bool(saved(run_dir)), signal.SIGTERM)
+    ended = finish(process)
+    assert (ended.code, ended.err) == (0, "")
+    assert "the same command goes on from there" in ended.out
+    stopped_at = int(ended.out.split("stopped after step ")[1].split()[0])
+    assert max(saved(run_dir)) == stopped_at < 20
+    again = finish(start(compiled, *command))
+    assert (again.code, again.err) == (0, "")
+    assert f"resuming after step {stopped_at}" in again.out
+    assert_same_result(run_dir, finished[0])
+
+
+def test_kills_at_any_moment_do_no_harm(command, compiled, finished, tmp_path):
+    """First while the data is prepared, then twice while every step is being saved."""
+    run_dir = tmp_path / "run"
+    moments = random.Random()
+    while_preparing = moments.choice(["lock", ".tokenizer.partial", "tokenizer", "data"])
+    process = start(compiled, *command)
+    signal_when(process, lambda: (run_dir / while_preparing).exists(), signal.SIGKILL)
+    assert finish(process).code == -signal.SIGKILL
+    kept = []
+    for _ in range(2):
+        before = max(saved(run_dir), default=0)
+        process = start(compiled, *command)
+        delay = moments.uniform(0, 0.1)
+        signal_when(process, lambda before=before: max(saved(run_dir), default=0) > before, signal.SIGKILL, delay)
+        assert finish(process).code in (-signal.SIGKILL, 0)
+        kept.append(max(saved(run_dir)))
+        assert kept[-1] > before
+    again = finish(start(compiled, *command))
+    assert again.code == 0, again
+    assert "Traceback" not in again.err
+    assert f"resuming after step {kept[-1]}" in again.out, (while_preparing, kept)
+    assert_same_result(run_dir, finished[0])

@@ -1,0 +1,62 @@
+"""From the command to the closing message, and what can be done next."""
+
+import json
+import shlex
+
+from tests.end_to_end.commands import finish, rnope_here, start
+from rnope_jax.training import Run
+
+
+def test_a_run_ends_well(finished):
+    _, ended = finished
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_it_leaves_a_figure_samples_checkpoints_and_events(finished):
+    run = Run(finished[0])
+    assert (run.figures / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    samples = run.samples.read_text()
+    assert "'river' goes on:\nriver" in samples
+    assert "'the stone' goes on:\nthe stone" in samples
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["18", "19", "20"]
+    assert list(run.tensorboard.iterdir())
+    assert run.config.total_steps == 20
+
+
+def test_its_metrics_are_well_formed(finished):
+    lines = [json.loads(line) for line in Run(finished[0]).metrics.read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 21))
+    for line in steps:
+        assert line["loss"] > 0
+        assert line["tokens_per_second"] > 0
+        assert 0 <= line["data_wait"] <= 1
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.5
+    held_out = [line for line in lines if "held_out_loss" in line]
+    assert [(line["step"], line["final"]) for line in held_out] == [(0, False), (10, False), (20, True)]
+
+
+def test_its_last_words_tell_the_result_and_the_next_command(finished, compiled):
+    run_dir, ended = finished
+    after = ended.out[ended.out.index("done: ") :]
+    assert f"done: {run_dir}" in after
+    assert "bits/byte (xz -9 on the same bytes: " in after
+    assert str(run_dir / "figures" / "loss.png") in after
+    command = next(line for line in after.splitlines() if line.strip().startswith("rnope generate"))
+    words = shlex.split(command)
+    assert words == ["rnope", "generate", str(run_dir), "river"]
+    # And it works, in a process of its own.
+    sampled = finish(start(compiled, "-m", "rnope_jax.cli.main", *words[1:], "--max-tokens", 8))
+    assert (sampled.code, sampled.err) == (0, "")
+    assert sampled.out.startswith("river")
+    assert len(sampled.out.strip()) > len("river")
+
+
+def test_generating_at_temperature_zero_gives_the_same_text_always(finished, capsys):
+    arguments = ("generate", finished[0], "the stone", "--max-tokens", 12, "--temperature", 0)
+    first = rnope_here(capsys, *arguments)
+    assert first.code == 0
+    assert first.out.startswith("the stone")
+    assert rnope_here(capsys, *arguments, "--seed", 9).out == first.out
+    drawn = {rnope_here(capsys, *arguments[:-1], 1.5, "--seed", seed).out for seed in range(3)}
+    assert len(drawn) == 3
