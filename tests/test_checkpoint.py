@@ -11,7 +11,6 @@ from rnope_jax.config import CheckpointConfig
 from rnope_jax.errors import UserError
 from tests.training.steps import mesh_of
 
-
 ABOUT = {"note": "any"}
 
 

@@ -56,8 +56,20 @@ def rnope_here(capsys, *arguments: object) -> Ended:
     raise AssertionError("rnope did not exit")
 
 
-def start(cache: Path, *arguments: object, **popen: object) -> subprocess.Popen:
-    """Starts a Python command on one device; compiled functions are shared through `cache`."""
+#: Takes a limit and then becomes Python with the remaining arguments.
+_LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+
+
+def start(cache: Path, *arguments: object, file_limit: int | None = None) -> subprocess.Popen:
+    """Starts a Python command on one device; compiled functions are shared through `cache`.
+
+    With `file_limit`, no file can grow beyond that many bytes.
+    """
+    limited = () if file_limit is None else ("-c", _LIMITED, file_limit)
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -66,9 +78,9 @@ def start(cache: Path, *arguments: object, **popen: object) -> subprocess.Popen:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    command = [sys.executable, *map(str, arguments)]
+    command = [sys.executable, *map(str, limited), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes, **popen)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
 def finish(process: subprocess.Popen, timeout: float = 240) -> Ended:

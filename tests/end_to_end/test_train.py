@@ -3,8 +3,8 @@
 import json
 import shlex
 
-from tests.end_to_end.commands import finish, rnope_here, start
 from rnope_jax.training import Run
+from tests.end_to_end.commands import finish, rnope_here, start
 
 
 def test_a_run_ends_well(finished):

@@ -32,7 +32,9 @@ def test_draws_follow_the_distribution_at_the_temperature(temperature):
     assert_drawn_from(frequencies(Sampling(temperature=temperature)), weights / weights.sum())
 
 
-@pytest.mark.parametrize("settings", [Sampling(), Sampling(temperature=1.0, top_k=1), Sampling(temperature=0, top_p=0.5)])
+@pytest.mark.parametrize(
+    "settings", [Sampling(), Sampling(temperature=1.0, top_k=1), Sampling(temperature=0, top_p=0.5)]
+)
 def test_the_likeliest_token(settings):
     rng = np.random.default_rng(0)
     logits = jnp.asarray(rng.normal(size=(50, 30)), jnp.float32)

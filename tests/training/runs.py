@@ -76,7 +76,12 @@ class Result:
 def _essence(config: Config) -> Config:
     """What of a configuration a compiled function depends on."""
     return Config(
-        name="x", model=config.model, stages=config.stages, optimizer=config.optimizer, loss=config.loss, seed=config.seed
+        name="x",
+        model=config.model,
+        stages=config.stages,
+        optimizer=config.optimizer,
+        loss=config.loss,
+        seed=config.seed,
     )
 
 

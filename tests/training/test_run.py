@@ -42,7 +42,10 @@ def test_another_configuration_is_refused_with_the_fields_that_differ(config):
 def test_a_wholly_different_configuration_is_not_listed_endlessly(config):
     begin(config)
     changes = {"d_model": 32, "d_ff": 48, "num_heads": 2, "num_kv_heads": 1, "head_dim": 4, "num_layers": 6}
-    with pytest.raises(UserError, match="and 1 more"), open_run(replace(config, model=replace(config.model, **changes))):
+    with (
+        pytest.raises(UserError, match="and 1 more"),
+        open_run(replace(config, model=replace(config.model, **changes))),
+    ):
         pass
 
 
@@ -126,7 +129,10 @@ def test_an_unreadable_configuration_is_named(config, content):
 def test_a_place_that_cannot_be_written_is_refused(config, tmp_path):
     (tmp_path / "file").write_text("")
     for run_dir in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UserError, match="run_dir: cannot write to"), open_run(replace(config, run_dir=str(run_dir))):
+        with (
+            pytest.raises(UserError, match="run_dir: cannot write to"),
+            open_run(replace(config, run_dir=str(run_dir))),
+        ):
             pass
 
 

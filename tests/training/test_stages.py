@@ -38,9 +38,7 @@ def test_the_base_of_a_stage_is_that_of_its_own_model():
     batch = packed_batch(config)
     params = model.init(config.model, 0)
     params = {name: 10 * x if "attention" in name else x for name, x in params.items()}  # positions matter
-    later = [
-        with_stage(config, name=name, rope_theta=theta).stages[0] for name, theta in (("b", 1e6), ("c", None))
-    ]
+    later = [with_stage(config, name=name, rope_theta=theta).stages[0] for name, theta in (("b", 1e6), ("c", None))]
     staged = type(config)(name="s", model=config.model, stages=(stage, *later))
     with jax.set_mesh(mesh_of()):
         losses = [
