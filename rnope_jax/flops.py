@@ -5,6 +5,7 @@ through, so a window layer costs what its window costs. Recomputation (remat) is
 are model FLOPs. `six_n` is the usual estimate, for comparison.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -58,7 +59,8 @@ def forward_flops(model: ModelConfig, lengths: Iterable[int]) -> int:
     """Forward FLOPs over documents of these lengths: products, attention and output logits."""
     lengths = list(lengths)
     matrices = model.num_layers * layer_matrix_parameters(model) + model.vocab_size * model.d_model
-    attention = sum(attention_flops(model, kind, lengths) for kind in model.layer_kinds)
+    layers = Counter(model.layer_kinds).items()
+    attention = sum(count * attention_flops(model, kind, lengths) for kind, count in layers)
     return 2 * matrices * sum(lengths) + attention
 
 

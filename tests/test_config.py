@@ -1,5 +1,6 @@
 """The configuration of a run: what is accepted, what is refused and how, and what follows from it."""
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -184,8 +185,8 @@ def test_derived_values():
 
 def test_every_field_of_every_configuration_says_what_it_is():
     """The command line's help is made of these lines."""
-    source = (Path(__file__).parent.parent / "rnope_jax" / "config.py").read_text()
     for cls in (Config, ModelConfig, StageConfig, ScheduleConfig, DataConfig, OptimizerConfig, MeshConfig):
+        source = inspect.getsource(cls)
         for name in cls.__dataclass_fields__:
-            after = source.split(f"class {cls.__name__}(")[1].split(f"\n    {name}: ")[1].split("\n")[1]
+            after = source.split(f"\n    {name}: ")[1].split("\n")[1]
             assert after.strip().startswith('"""'), f"{cls.__name__}.{name}"

@@ -20,7 +20,7 @@ from rnope_jax.training.signals import StopRequest
 from rnope_jax.training.state import TrainState, abstract_state, init_state
 from rnope_jax.training.step import EvaluationStep, StepMetrics, make_evaluation_step, make_train_step, to_devices
 
-#: Steps in a profile.
+#: Steps in a profile; fewer where a stage ends.
 _PROFILED = 3
 
 #: How many tensors and documents a diagnosis names.
@@ -80,10 +80,12 @@ class Trainer:
         train_step = self._compile(index, state, batch)
 
         pending: Pending | None = None
+        profiled: int | None = None
         self.clock.resume()
         while not self.stop:
             if step == config.logging.profile_step:
                 jax.profiler.start_trace(str(self.profile))
+                profiled = min(step + _PROFILED, end)
             state, metrics = train_step(state, to_devices(batch, self.mesh))
             step += 1
             work = flops.training_flops(config.model, flops.document_lengths(batch.segment_ids))
@@ -96,7 +98,7 @@ class Trainer:
             if step < end:
                 batch, waited = self._next(batches)
 
-            if config.logging.profile_step is not None and step == config.logging.profile_step + _PROFILED:
+            if step == profiled:
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
 

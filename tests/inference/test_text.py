@@ -62,5 +62,5 @@ def test_a_run_without_a_checkpoint_is_refused(unbroken, tmp_path):
 def test_a_damaged_checkpoint_is_refused_by_name(unbroken, tmp_path):
     copy = shutil.copytree(unbroken.run.path, tmp_path / "copy")
     (copy / "checkpoints" / "10" / "state" / "_METADATA").unlink()
-    with pytest.raises(UserError, match="checkpoint 10 in .* cannot be read"):
+    with pytest.raises(UserError, match=r"checkpoint 10 in .* cannot be read"):
         load(copy)

@@ -1,0 +1,83 @@
+"""What is trained: the shape and arithmetic of a model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rnope_jax.layers import Pattern, kinds, with_theta
+from rnope_jax.schema import Problem, Schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Schema):
+    """Shape and arithmetic of a decoder with Cohere's parallel blocks."""
+
+    pattern: Pattern
+    """Layer kinds of one period, cycled over the layers."""
+    num_layers: int
+    """Number of layers; need not be a multiple of the pattern."""
+    vocab_size: int
+    """Rows of the embedding, which is also the output projection."""
+    d_model: int
+    """Width of the residual stream."""
+    d_ff: int
+    """Width of the SwiGLU feed-forward layer."""
+    num_heads: int
+    """Query heads."""
+    num_kv_heads: int
+    """Key and value heads; each serves num_heads / num_kv_heads query heads."""
+    head_dim: int
+    """Width of a head."""
+    norm_eps: float = 1e-5
+    """Added to the variance in every LayerNorm."""
+    logit_scale: float = 1.0
+    """Factor on the output logits (Command R7B: 0.25)."""
+    init_std: float = 0.02
+    """Standard deviation of initial weights; output projections are divided by sqrt(2 x layers)."""
+    mup_base_width: int | None = None
+    """muP: the d_model at which learning rate and initialisation were tuned. None: standard parametrisation."""
+    compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of activations and of weights in matrix products. Master weights, norms, softmax and loss are float32."""
+    attention: Literal["auto", "blockwise", "reference"] = "auto"
+    """Attention backend; auto picks by platform and layer kind."""
+    remat: Literal["full", "none"] = "full"
+    """What the backward pass recomputes: whole layers (full), or nothing (none)."""
+
+    def path(self) -> str:
+        return "model"
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.pattern:
+            yield "pattern", "needs at least one layer kind, for example rnope_swa(window=4096)"
+        for name in ("num_layers", "vocab_size", "d_model", "d_ff", "num_heads", "num_kv_heads", "head_dim"):
+            if getattr(self, name) < 1:
+                yield name, "must be at least 1"
+        for name in ("norm_eps", "logit_scale", "init_std"):
+            if getattr(self, name) <= 0:
+                yield name, "must be positive"
+        if self.num_heads % self.num_kv_heads:
+            divisors = [k for k in range(1, self.num_heads + 1) if self.num_heads % k == 0]
+            yield "num_kv_heads", f"must divide num_heads = {self.num_heads}: one of {divisors}"
+        if self.head_dim % 2 and any(kind.rope_theta is not None for kind in self.pattern):
+            yield "head_dim", "must be even, because RoPE rotates pairs of channels"
+        if self.mup_base_width is not None and self.mup_base_width < 1:
+            yield "mup_base_width", "must be at least 1, or None for the standard parametrisation"
+
+    @property
+    def layer_kinds(self) -> Pattern:
+        """The kind of every layer, in order."""
+        return kinds(self.pattern, self.num_layers)
+
+    @property
+    def num_periods(self) -> int:
+        """Whole periods of the pattern, which are scanned; the remaining layers follow unrolled."""
+        return self.num_layers // len(self.pattern)
+
+    @property
+    def remainder(self) -> Pattern:
+        """Kinds of the layers after the last whole period."""
+        return self.pattern[: self.num_layers % len(self.pattern)]
+
+    def with_theta(self, theta: float | None) -> "ModelConfig":
+        """This model with another RoPE base in its RoPE layers; None leaves it."""
+        return replace(self, pattern=with_theta(self.pattern, theta))
