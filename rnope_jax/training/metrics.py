@@ -43,7 +43,7 @@ class Reporter:
         """Adds a line to metrics.jsonl, and its numbers to TensorBoard."""
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         if self.board is not None:
-            numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+            numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
             self.board.write(step, numbers)
         if self.wandb is not None:
             self.wandb.log(values, step=step)
