@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def project(
-    x: jax.Array, weight: jax.Array, inputs: int = 1, *, result_type: jnp.dtype | type | None = None
+    x: jax.Array, weight: jax.Array, inputs: int = 1, *, result_type: jax.typing.DTypeLike | None = None
 ) -> jax.Array:
     """Multiplies the last `inputs` axes of `x` with the first ones of `weight`, which is cast to the type of `x`.
 
