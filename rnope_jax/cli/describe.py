@@ -54,8 +54,7 @@ def describe(config: Positional[str], /) -> None:
 
     full = LayerKind(None, None).cache_length
     caches = Table("context", "key-value cache (bf16)", "share of full attention")
-    for stage in loaded.stages:
-        context = stage.sequence_length
+    for context in dict.fromkeys(stage.sequence_length for stage in loaded.stages):
         size = flops.cache_bytes(shape, context, 2)
         whole = 2 * 2 * shape.num_layers * full(context) * shape.num_kv_heads * shape.head_dim
         caches.add_row(f"{context:,}", f"{size / 2**20:,.2f} MiB", f"{size / whole:.3f}")

@@ -57,7 +57,8 @@ def prepare(config: Config, run: Path, report: Callable[[str], None] = print) ->
 
     def split(corpus: tuple[str, ...]) -> sources.Split:
         if corpus not in splits:
-            splits[corpus] = sources.read_split(corpus, config.data)
+            measured = () if corpus == config.data.corpus else split(config.data.corpus).held_out
+            splits[corpus] = sources.read_split(corpus, config.data, measured)
             if skipped := splits[corpus].skipped:
                 report(f"left out {len(skipped)} files that are not UTF-8 text, the first is {skipped[0]}")
         return splits[corpus]

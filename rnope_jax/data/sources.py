@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +33,16 @@ class Split:
     """Files of directories that are not UTF-8 text."""
 
 
-def read_split(corpus: Sequence[str], config: DataConfig) -> Split:
+def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[Document] = ()) -> Split:
     """Reads a corpus and divides it by file; a corpus of one file is divided at a line of its text.
 
-    Whether a file is held out depends on its name alone, so growing a corpus moves no file.
+    Whether a file is held out depends on its name alone, so growing a corpus moves no file. A text
+    that is held out is not learned from, whatever other names it has.
+
+    Args:
+      corpus: files and directories.
+      config: which files of directories are taken, and the share that is held out.
+      measured: documents that are held out elsewhere.
 
     Raises:
       UserError: if an entry does not exist, cannot be read, or nothing is left to learn from.
@@ -66,6 +72,10 @@ def read_split(corpus: Sequence[str], config: DataConfig) -> Split:
         train, held_out = _divide_text(documents[0], config.held_out_fraction)
     else:
         train, held_out = _divide_files(documents, config.held_out_fraction)
+    kept_back = {document.text for document in (*held_out, *measured)}
+    train = [document for document in train if document.text not in kept_back]
+    if not train:
+        raise UserError(f"data.corpus = {list(corpus)}: nothing is left to learn from, all of its text is held out")
     return Split(tuple(train), tuple(held_out), tuple(skipped))
 
 
@@ -112,10 +122,10 @@ def _divide_files(documents: list[Document], fraction: float) -> tuple[list[Docu
 
 def _divide_text(document: Document, fraction: float) -> tuple[list[Document], list[Document]]:
     text = document.text
-    cut = text.find("\n", int(len(text) * (1 - fraction))) + 1 or int(len(text) * (1 - fraction))
-    if not text[:cut].strip() or not text[cut:].strip():
-        cut = max(1, int(len(text) * (1 - fraction)))
-    if not text[cut:].strip():
+    target = max(1, int(len(text.rstrip()) * (1 - fraction)))
+    cuts = (text.find("\n", target) + 1, target)  # after a line where there is one to cut after
+    cut = next((cut for cut in cuts if text[:cut].strip() and text[cut:].strip()), None)
+    if cut is None:
         raise UserError(f"data.corpus: {document.name} is too short to hold out a part of it")
     return [Document(document.name, text[:cut])], [Document(document.name, text[cut:])]
 

@@ -140,3 +140,19 @@ def test_a_text_of_one_character_cannot_be_divided(tmp_path):
     (tmp_path / "one.txt").write_text("x")
     with pytest.raises(UserError, match=r"one\.txt is too short"):
         read(tmp_path / "one.txt")
+
+
+def test_a_text_that_is_held_out_is_not_learned_from_under_another_name(tmp_path):
+    """Overlapping entries, copies, and corpora of other stages must not leak what is measured."""
+    part = tmp_path / "all" / "part"
+    part.mkdir(parents=True)
+    for number in range(30):
+        (part / f"{number}.txt").write_text(f"text number {number}\n" * 3)
+
+    whole = read(tmp_path / "all", part, held_out_fraction=0.3)
+    held_out = {document.text for document in whole.held_out}
+    assert held_out
+    assert not held_out & {document.text for document in whole.train}
+
+    stage = sources.read_split((str(part),), DataConfig(held_out_fraction=0.3), whole.held_out)
+    assert not held_out & {document.text for document in stage.train}
