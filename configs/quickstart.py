@@ -36,17 +36,17 @@ def config() -> Config:
         stages=(
             StageConfig(
                 name="train",
-                steps=300,
+                steps=600,
                 sequence_length=512,
-                batch_size=8,
+                batch_size=4,
                 schedule=ScheduleConfig(
-                    peak=5e-3, warmup_steps=30, kind="wsd", decay_fraction=0.4, final_fraction=0.02
+                    peak=7e-3, warmup_steps=60, kind="wsd", decay_fraction=0.4, final_fraction=0.02
                 ),
             ),
         ),
         data=DataConfig(corpus=("stdlib",)),
         optimizer=OptimizerConfig(name="muon"),
         loss=LossConfig(chunk=64),  # fits the caches of a CPU
-        evaluation=EvaluationConfig(every=75, rows=32, prompts=("def main(", "class ", "import ")),
-        checkpoint=CheckpointConfig(every=75, keep=2),
+        evaluation=EvaluationConfig(every=100, rows=32, prompts=("def main(", "class ", "import ")),
+        checkpoint=CheckpointConfig(every=100, keep=2),
     )
