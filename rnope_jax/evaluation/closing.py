@@ -1,6 +1,10 @@
 """The first and the last words of a run."""
 
+import os
+import shutil
+import sys
 from collections import Counter
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -50,9 +54,14 @@ def close_run(config: Config, run: Run, corpus: Corpus, trainer: Trainer, state:
     print(f"  figure         {figure}")
     print(f"  metrics        {run.metrics}")
     print("next:")
-    print(f"  rnope generate {run.path} {(prompts[0] if prompts else 'Once upon a time')!r}")
-    if config.logging.tensorboard:
-        print(f"  tensorboard --logdir {run.tensorboard}")
+    print(f"  {_rnope()} generate {run.path} {(prompts[0] if prompts else 'Once upon a time')!r}")
+
+
+def _rnope() -> str:
+    """How to call the `rnope` command from where the user stands, environment activated or not."""
+    if shutil.which("rnope"):
+        return "rnope"
+    return os.path.relpath(Path(sys.executable).with_name("rnope"))
 
 
 def _samples(config: Config, corpus: Corpus, state: TrainState) -> str:
