@@ -1,0 +1,1 @@
+"""Commands: the `rnope` program, configuration files, how errors end."""

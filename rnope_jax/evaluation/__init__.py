@@ -1,0 +1,1 @@
+"""What a run shows: figures, its first and its last words."""
