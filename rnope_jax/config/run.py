@@ -62,6 +62,10 @@ class Config(Schema):
         """The run directory."""
         return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
 
+    def model_after(self, step: int) -> ModelConfig:
+        """The model as `step` steps (at least one) leave it: that of the stage that took the last of them."""
+        return self.stage_model(self.stage_at(step - 1))
+
     @property
     def total_steps(self) -> int:
         """Optimizer steps of all stages."""

@@ -69,7 +69,7 @@ def _samples(config: Config, corpus: Corpus, state: TrainState) -> str:
     step = int(state.step)
     # On a single device, whatever the mesh: a few tokens do not need more.
     params = jax.device_get(state.params)
-    shape = config.stage_model(config.stage_at(step - 1))
+    shape = config.model_after(step)
     with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
         model = TextModel(shape, jax.device_put(params), corpus.tokenizer, step)
         settings = Sampling(temperature=0.8, top_p=0.95)

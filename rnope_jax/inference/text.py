@@ -68,5 +68,5 @@ def load(run: Path) -> TextModel:
         for name, info in model.describe(config.model).items()
     }
     step, params = load_params(paths.checkpoints, abstract)
-    shape = config.stage_model(config.stage_at(step - 1))
+    shape = config.model_after(step)
     return TextModel(shape, params, tokenizer.load(paths.tokenizer), step)

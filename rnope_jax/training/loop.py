@@ -1,7 +1,7 @@
 """The training loop: keeps the devices busy while it reports, evaluates and saves."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +39,6 @@ class Pending:
     metrics: StepMetrics
     tokens: int
     flops: int
-    waiting: float
 
 
 @dataclass
@@ -65,6 +64,8 @@ class Trainer:
     profile: Path
     clock: Clock = field(default_factory=Clock)
     interval: Interval = field(default_factory=Interval)
+    evaluation_steps: dict[int, EvaluationStep] = field(default_factory=dict)
+    """By stage: the closing evaluation runs what the stage has compiled."""
 
     def run_stage(self, index: int, state: TrainState) -> TrainState:
         """Trains to the end of a stage, or until a stop is requested; then the state is saved."""
@@ -73,10 +74,9 @@ class Trainer:
         if step >= end or self.stop:
             return state
         batches = training_batches(self.corpus.train[index], stage, self._seed(index), step - first)
-        evaluation_step = make_evaluation_step(config, index, self.mesh)
         if step == 0:
-            self._evaluate(index, evaluation_step, state.params, step)
-        batch, waited = self._next(batches)
+            self._evaluate(index, state.params, step)
+        batch = next(batches)
         train_step = self._compile(index, state, batch)
 
         pending: Pending | None = None
@@ -89,14 +89,15 @@ class Trainer:
             state, metrics = train_step(state, to_devices(batch, self.mesh))
             step += 1
             work = flops.training_flops(config.model, flops.document_lengths(batch.segment_ids))
-            running = Pending(step, metrics, batch.tokens.size * jax.process_count(), work, waited)
+            running = Pending(step, metrics, batch.tokens.size * jax.process_count(), work)
             # The devices are busy with this step while the metrics of the one before are read and
             # the next batch is fetched.
             if pending is not None:
                 self._settle(index, pending)
             pending = running
             if step < end:
-                batch, waited = self._next(batches)
+                with self.clock.wait():
+                    batch = next(batches)
 
             if step == profiled:
                 jax.block_until_ready(state)
@@ -108,7 +109,7 @@ class Trainer:
                 self._settle(index, pending)
                 pending = None
                 if evaluate:
-                    self._evaluate(index, evaluation_step, state.params, step)
+                    self._evaluate(index, state.params, step)
                 if save:
                     self.save(state, step)
                 self.clock.resume()
@@ -129,18 +130,11 @@ class Trainer:
     def evaluate(self, state: TrainState) -> HeldOutLoss | None:
         """Loss on all of the held-out text; None if a stop was requested meanwhile."""
         index = self.config.stage_at(int(state.step) - 1)
-        step = make_evaluation_step(self.config, index, self.mesh)
-        return self._evaluate(index, step, state.params, int(state.step), final=True)
+        return self._evaluate(index, state.params, int(state.step), final=True)
 
     def _seed(self, index: int) -> int:
         """Seed of the order of a stage's data; stages on the same corpus do not repeat each other's order."""
         return self.config.seed + index
-
-    def _next(self, batches: Iterator[Batch]) -> tuple[Batch, float]:
-        """The next batch, and the seconds that were spent waiting for it."""
-        began = time.perf_counter()
-        batch = next(batches)
-        return batch, time.perf_counter() - began
 
     def _compile(self, index: int, state: TrainState, batch: Batch) -> Callable:
         began = time.perf_counter()
@@ -153,12 +147,12 @@ class Trainer:
         """Waits for a step, checks that it was sound, and reports if a report is due."""
         skipped = int(pending.metrics["skipped"])
         self.checkpoints.poll()
-        seconds = self.clock.lap(pending.waiting)
+        seconds, waiting = self.clock.lap()
         total = self.interval
         total.seconds += seconds
         total.tokens += pending.tokens
         total.flops += pending.flops
-        total.waiting += pending.waiting
+        total.waiting += waiting
         if skipped:
             self._skipped(index, pending, skipped)
         if pending.step % self.config.logging.every == 0 or pending.step == self.config.total_steps:
@@ -206,16 +200,17 @@ class Trainer:
     def _evaluate(
         self,
         index: int,
-        evaluation_step: EvaluationStep,
         params: Params,
         step: int,
         *,
         final: bool = False,
     ) -> HeldOutLoss | None:
         stage, store = self.config.stages[index], self.corpus.held_out
+        if index not in self.evaluation_steps:
+            self.evaluation_steps[index] = make_evaluation_step(self.config, index, self.mesh)
         rows = None if final else self.config.evaluation.rows
         batches = held_out_batches(store, stage.sequence_length, stage.batch_size // stage.accumulation, rows)
-        result = held_out_loss(evaluation_step, params, batches, store, self.mesh, lambda: bool(self.stop))
+        result = held_out_loss(self.evaluation_steps[index], params, batches, store, self.mesh, lambda: bool(self.stop))
         if result is not None:
             values = {"held_out_loss": result.nats_per_token, "held_out_bits_per_byte": result.bits_per_byte}
             self.reporter.write(step, **values, final=final)

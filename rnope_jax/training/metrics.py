@@ -85,17 +85,26 @@ class Clock:
     def __init__(self) -> None:
         self.start = self.mark = time.perf_counter()
         self.productive = 0.0
+        self.waiting = 0.0
 
     def resume(self) -> None:
         """Training goes on now; what came before (compiling, evaluating, saving) is no part of a step."""
-        self.mark = time.perf_counter()
+        self.mark, self.waiting = time.perf_counter(), 0.0
 
-    def lap(self, waiting: float) -> float:
-        """Seconds since the last lap; all but those spent `waiting` for data were productive."""
+    @contextlib.contextmanager
+    def wait(self) -> Iterator[None]:
+        """Counts the block as waiting for data, in the lap in which it runs."""
+        began = time.perf_counter()
+        yield
+        self.waiting += time.perf_counter() - began
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds since the last lap, and those of them spent waiting for data; the others were productive."""
         now = time.perf_counter()
-        seconds, self.mark = now - self.mark, now
-        self.productive += max(seconds - waiting, 0.0)
-        return seconds
+        seconds, waiting = now - self.mark, self.waiting
+        self.mark, self.waiting = now, 0.0
+        self.productive += seconds - waiting
+        return seconds, waiting
 
     @property
     def goodput(self) -> float:

@@ -76,7 +76,25 @@ def test_waiting_is_not_productive(monkeypatch):
     clock = Clock()
     now[0] = 10.0  # compiling
     clock.resume()
+    with clock.wait():
+        now[0] = 11.0
     now[0] = 14.0
-    assert clock.lap(waiting=1.0) == 4.0
+    assert clock.lap() == (4.0, 1.0)
     now[0] = 15.0
     assert clock.goodput == pytest.approx(3 / 15)
+
+
+def test_waiting_belongs_to_the_lap_in_which_it_happened(monkeypatch):
+    """Else the share of an interval that went into waiting could exceed the whole of it."""
+    now = [0.0]
+    monkeypatch.setattr("rnope_jax.training.metrics.time.perf_counter", lambda: now[0])
+    clock = Clock()
+    with clock.wait():  # for the first batch, before training goes on
+        now[0] = 5.0
+    clock.resume()
+    now[0] = 6.0
+    assert clock.lap() == (1.0, 0.0)
+    with clock.wait():
+        now[0] = 9.0
+    assert clock.lap() == (3.0, 3.0)
+    assert clock.lap() == (0.0, 0.0)
