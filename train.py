@@ -15,7 +15,7 @@ from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.cli import config_file
 from rnope_jax.cli.errors import exit_code
 from rnope_jax.evaluation.closing import close_run, opening
-from rnope_jax.training import Reporter, Trainer, metrics, open_run, restore_or_init, stop_on_signals
+from rnope_jax.training import Reporter, Trainer, check_source, metrics, open_run, restore_or_init, stop_on_signals
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
     sharding.check_batches(config, mesh)
     model.shardings(config.model, mesh)  # every parameter can be split
     data.check(config)
+    check_source(config)
     metrics.check(config.logging)
 
     with open_run(config) as run, stop_on_signals() as stop, jax.set_mesh(mesh):
@@ -36,7 +37,7 @@ def main() -> None:
         run.record(config)
         opening(config, mesh)
 
-        # From where: the newest checkpoint, or the beginning.
+        # From where: the newest checkpoint, the weights of another model, or the beginning.
         checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
         state = restore_or_init(config, mesh, checkpoints)
         reporter = Reporter(run, config.logging, int(state.step), config.total_steps)

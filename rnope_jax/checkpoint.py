@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tensorstore
 from orbax.checkpoint import v1 as ocp
 
 from rnope_jax.config import CheckpointConfig
@@ -21,6 +23,9 @@ from rnope_jax.errors import UserError
 # is raised from here as one message.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+#: Largest piece in which an array is stored.
+_CHUNK_BYTES = 256 * 2**20
 
 _report_unraisable = sys.unraisablehook
 
@@ -45,13 +50,16 @@ class Checkpoints:
             kept.append(policies.EveryNSteps(config.keep_every))
         self.directory = directory.absolute()
         self._saving = False
-        self._orbax = ocp.training.Checkpointer(
-            self.directory,
-            # When to save is the training loop's decision.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=policies.AnyPreservationPolicy(kept),
-            cleanup_tmp_directories=True,
-        )
+        context = ocp.Context()
+        context.array.saving.scoped_storage_options_creator = _storage
+        with context:
+            self._orbax = ocp.training.Checkpointer(
+                self.directory,
+                # When to save is the training loop's decision.
+                save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                cleanup_tmp_directories=True,
+            )
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints, rising."""
@@ -130,27 +138,91 @@ class Checkpoints:
             ) from error
 
 
-def load_params(directory: Path, abstract: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Step and parameters of the newest checkpoint, without optimizer state.
+class SavedWeights:
+    """The parameters of one checkpoint, read piece by piece (`weights.Weights`)."""
+
+    def __init__(self, directory: Path, step: int):
+        self.step = step
+        self._state = directory.absolute() / str(step) / "state"
+        self._arrays: dict[str, Any] = {}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a parameter."""
+        return tuple(self._array(name).shape)
+
+    def dtype(self, name: str, layer: int | None = None) -> np.dtype:
+        """The type of a parameter, the same for all its layers."""
+        return self._array(name).dtype.numpy_dtype
+
+    def read(self, name: str, index: tuple[slice, ...] = ()) -> np.ndarray:
+        """A piece of a parameter, or all of it."""
+        return self._guarded(lambda: self._array(name)[index].read().result())
+
+    def _array(self, name: str) -> Any:
+        if name not in self._arrays:
+            # The layout that Orbax documents: zarr arrays, named by their path, in one OCDBT store.
+            store = {"driver": "ocdbt", "base": f"file://{self._state}/", "path": f"params.{name}/"}
+            self._arrays[name] = self._guarded(
+                lambda: tensorstore.open({"driver": "zarr3", "kvstore": store}, open=True).result()
+            )
+        return self._arrays[name]
+
+    def _guarded(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except (ValueError, OSError) as error:
+            where = f"checkpoint {self.step} in {self._state.parent.parent}"
+            raise UserError(f"{where} cannot be read: {_first_line(_origin(error))}") from error
+
+
+def load_state(directory: Path, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of one checkpoint, optimizer and all.
+
+    Args:
+      directory: the checkpoints of a run.
+      step: of which.
+      abstract: shapes, types and shardings of the state; any mesh will do.
 
     Raises:
-      UserError: if there is none, or it cannot be read.
+      UserError: if it cannot be read as such a state.
     """
-    if not directory.is_dir():
-        raise UserError(f"{directory} does not exist: the run has no checkpoint yet")
     with ocp.training.Checkpointer(directory.absolute()) as orbax:
-        steps = sorted(checkpoint.step for checkpoint in orbax.checkpoints)
-        if not steps:
-            raise UserError(f"{directory} holds no checkpoint yet: let the run reach its first one")
-        context = ocp.Context()
-        context.pytree_options.loading.partial_load = True
         try:
-            with context:
-                state = orbax.load_checkpointables(steps[-1], {"state": {"params": dict(abstract)}})["state"]
-        except Exception as error:
+            return orbax.load_checkpointables(step, {"state": abstract})["state"]
+        except Exception as error:  # Orbax raises many kinds, plain Exception among them
             cause = _first_line(_origin(error))
-            raise UserError(f"checkpoint {steps[-1]} in {directory} cannot be read: {cause}") from error
-    return steps[-1], state["params"]
+            raise UserError(f"checkpoint {step} in {directory} cannot be read: {cause}") from error
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """Steps of the checkpoints in a directory, rising; none if it does not exist."""
+    if not directory.is_dir():
+        return []
+    with ocp.training.Checkpointer(directory.absolute()) as orbax:
+        return sorted(checkpoint.step for checkpoint in orbax.checkpoints)
+
+
+def saved_weights(directory: Path, step: int | None = None) -> SavedWeights:
+    """The parameters of the newest checkpoint, or of that of `step`.
+
+    Raises:
+      UserError: if there is none.
+    """
+    steps = saved_steps(directory)
+    if not steps:
+        raise UserError(f"{directory} holds no checkpoint yet: let the run reach its first one")
+    if step is not None and step not in steps:
+        raise UserError(f"step = {step}: {directory} holds checkpoints of the steps {steps}")
+    return SavedWeights(directory, steps[-1] if step is None else step)
+
+
+def _storage(path: tuple[Any, ...], value: Any) -> Any:
+    """How an array is cut into pieces on disk: layers that are stacked for the scan can be read one by one."""
+    options = ocp.options.ArrayOptions.Saving.StorageOptions
+    if not getattr(value, "ndim", 0):
+        return None
+    stacked = any(str(getattr(key, "key", "")).startswith("periods.") for key in path)
+    return options(chunk_byte_size=_CHUNK_BYTES, shard_axes=(0,) if stacked else None)
 
 
 def _origin(error: BaseException) -> BaseException:

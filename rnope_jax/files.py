@@ -20,11 +20,18 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
-    """Yields an empty directory that takes the place of `path` when the block ends without an error."""
+    """Yields an empty directory that takes the place of `path` when the block ends without an error.
+
+    After an error, nothing is left of it; after a kill, a directory `.NAME.partial` may be.
+    """
     aside = path.with_name(f".{path.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    yield aside
+    try:
+        yield aside
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     for file in aside.rglob("*"):
         if file.is_file():
             _sync(file)

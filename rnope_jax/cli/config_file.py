@@ -7,6 +7,7 @@ import runpy
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rnope_jax import config as config_module
 from rnope_jax import layers
 from rnope_jax.config import Config
 from rnope_jax.errors import UserError
+from rnope_jax.run import Run
 from rnope_jax.schema import Schema, unknown_field
 
 #: The function that is taken when none is named.
@@ -30,13 +32,15 @@ def parse(program: str, arguments: Sequence[str]) -> Config:
       SystemExit: after printing help, or with code 2 on an option that does not exist.
     """
     usage = (
-        f"usage: {program} FILE.py[:FUNCTION] [--FIELD VALUE ...]\n       {program} FILE.py --help    lists the fields"
+        f"usage: {program} FILE.py[:FUNCTION] [--FIELD VALUE ...]\n"
+        f"       {program} RUN [--FIELD VALUE ...]    takes the configuration of a run\n"
+        f"       {program} FILE.py --help             lists the fields"
     )
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage)
         raise SystemExit(0 if arguments else 2)
     if arguments[0].startswith("-"):
-        raise UserError(f"the first argument must be a configuration file, not {arguments[0]}\n{usage}")
+        raise UserError(f"the first argument must be a configuration file or a run, not {arguments[0]}\n{usage}")
     default = load(arguments[0])
     return tyro.cli(
         Config,
@@ -48,11 +52,15 @@ def parse(program: str, arguments: Sequence[str]) -> Config:
 
 
 def load(spec: str) -> Config:
-    """The configuration that FILE.py:FUNCTION returns; FUNCTION is `config` where it is left out.
+    """The configuration that FILE.py:FUNCTION returns, or that of a run directory.
+
+    FUNCTION is `config` where it is left out.
 
     Raises:
       UserError: if there is no such file or function, or what it returns is not a valid Config.
     """
+    if (Path(spec) / "config.json").is_file():
+        return replace(Run(Path(spec)).config, run_dir=spec)
     name, _, function = spec.partition(":")
     path = Path(name)
     if not path.is_file():

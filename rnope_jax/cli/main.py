@@ -8,14 +8,20 @@ import tyro
 
 from rnope_jax.cli.describe import describe
 from rnope_jax.cli.errors import exit_code
+from rnope_jax.cli.exchange import export, import_
 from rnope_jax.cli.generate import generate
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `rnope SUBCOMMAND ...` and exits."""
-    commands: dict[str, Callable[..., Any]] = {"generate": generate, "describe": describe}
+    commands: dict[str, Callable[..., Any]] = {
+        "generate": generate,
+        "describe": describe,
+        "export": export,
+        "import": import_,
+    }
     args = list(sys.argv[1:] if arguments is None else arguments)
-    description = "Sample from and look into RNoPE-SWA models. Training is `python train.py CONFIG`."
+    description = "Sample from, look into and exchange RNoPE-SWA models. Training is `python train.py CONFIG`."
     sys.exit(
         exit_code(
             lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="rnope", description=description, args=args)

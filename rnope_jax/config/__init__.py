@@ -7,7 +7,14 @@ return one; `rnope_jax.cli.config_file` loads them and applies overrides from th
 from rnope_jax.config.data import STDLIB, DataConfig
 from rnope_jax.config.model import ModelConfig
 from rnope_jax.config.run import Config
-from rnope_jax.config.training import LossConfig, MeshConfig, OptimizerConfig, ScheduleConfig, StageConfig
+from rnope_jax.config.training import (
+    InitConfig,
+    LossConfig,
+    MeshConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    StageConfig,
+)
 from rnope_jax.config.watching import CheckpointConfig, EvaluationConfig, LoggingConfig
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "InitConfig",
     "LoggingConfig",
     "LossConfig",
     "MeshConfig",

@@ -78,6 +78,16 @@ class ModelConfig(Schema):
         """Kinds of the layers after the last whole period."""
         return self.pattern[: self.num_layers % len(self.pattern)]
 
+    @property
+    def width_ratio(self) -> float:
+        """The m of muP; 1 in the standard parametrisation."""
+        return self.d_model / self.mup_base_width if self.mup_base_width else 1.0
+
+    @property
+    def logit_factor(self) -> float:
+        """Factor on the product of hidden states and embedding: `logit_scale`, and 1 / m under muP."""
+        return self.logit_scale / self.width_ratio
+
     def with_theta(self, theta: float | None) -> "ModelConfig":
         """This model with another RoPE base in its RoPE layers; None leaves it."""
         return replace(self, pattern=with_theta(self.pattern, theta))

@@ -8,7 +8,7 @@ from typing import Self
 
 from rnope_jax.config.data import DataConfig
 from rnope_jax.config.model import ModelConfig
-from rnope_jax.config.training import LossConfig, MeshConfig, OptimizerConfig, StageConfig
+from rnope_jax.config.training import InitConfig, LossConfig, MeshConfig, OptimizerConfig, StageConfig
 from rnope_jax.config.watching import CheckpointConfig, EvaluationConfig, LoggingConfig
 from rnope_jax.errors import ConfigError
 from rnope_jax.schema import Problem, Schema
@@ -30,6 +30,8 @@ class Config(Schema):
     """Updates."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Objective."""
+    init: InitConfig = field(default_factory=InitConfig)
+    """Where the parameters come from."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Held-out loss and samples."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -136,6 +136,25 @@ class LossConfig(Schema):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitConfig(Schema):
+    """What training begins from."""
+
+    source: str | None = None
+    """A run, or a directory of Hugging Face files, whose parameters are taken; None draws them at random."""
+    optimizer: bool = False
+    """Whether the optimizer's state is taken as well; the source must be a run with the same optimizer."""
+    window_convention: Literal["transformers", "vllm"] = "transformers"
+    """How sliding_window of Hugging Face files is meant: that many keys (transformers), or one more (vllm)."""
+
+    def path(self) -> str:
+        return "init"
+
+    def problems(self) -> Iterator[Problem]:
+        if self.optimizer and self.source is None:
+            yield "optimizer", "there is no init.source to take it from"
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeshConfig(Schema):
     """Devices along each mesh axis; -1, on one axis at most, takes what the others leave."""
 

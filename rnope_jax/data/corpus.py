@@ -43,6 +43,11 @@ def check(config: Config) -> None:
         sources.check(corpus)
     if config.data.tokenizer is not None:
         _fits(config, _given(config, config.data.tokenizer))
+    elif config.init.source is not None and not (config.directory / "tokenizer").exists():
+        raise UserError(
+            f"data.tokenizer = None: the parameters of init.source = {config.init.source!r} belong to a tokenizer; "
+            "set data.tokenizer to it"
+        )
     else:
         tokenizer.check_vocab_size(config.model.vocab_size)
 

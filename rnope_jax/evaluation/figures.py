@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from rnope_jax.training import Run
+from rnope_jax.run import Run
 
 
 def loss_figure(run: Run, xz: float | None = None) -> Path:

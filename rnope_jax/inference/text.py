@@ -1,4 +1,4 @@
-"""A trained run as something that continues text."""
+"""A trained model as something that continues text."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from pathlib import Path
 
 import jax
 
-from rnope_jax import model
-from rnope_jax.checkpoint import load_params
 from rnope_jax.config import ModelConfig
 from rnope_jax.data import Tokenizer, tokenizer
+from rnope_jax.errors import UserError
 from rnope_jax.inference.generate import generate
 from rnope_jax.inference.sampling import Sampling
+from rnope_jax.interop import open_source
 from rnope_jax.model import Params
-from rnope_jax.training import Run
+from rnope_jax.weights import place
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,13 @@ class TextModel:
 
 
 def load(run: Path) -> TextModel:
-    """The model of a run's newest checkpoint.
+    """The model of a run's newest checkpoint, or that of a directory of Hugging Face files.
 
     Raises:
-      UserError: if this is no run, or it has no checkpoint that can be read.
+      UserError: if this is neither, or there is no checkpoint that can be read, or no tokenizer.
     """
-    paths = Run(run)
-    config = paths.config
-    placed = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = {
-        name: jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=placed)
-        for name, info in model.describe(config.model).items()
-    }
-    step, params = load_params(paths.checkpoints, abstract)
-    shape = config.model_after(step)
-    return TextModel(shape, params, tokenizer.load(paths.tokenizer), step)
+    source = open_source(run)
+    if source.tokenizer is None:
+        raise UserError(f"{run}: there is no tokenizer with this model, so it cannot read text")
+    params = place(source.weights, source.model, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    return TextModel(source.model, params, tokenizer.load(source.tokenizer), source.step)

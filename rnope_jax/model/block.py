@@ -122,7 +122,7 @@ def hidden_init(config: ModelConfig) -> dict[str, float]:
     Under muP (arXiv 2203.03466, table 8) both shrink with the width: the variance and the rate of
     Adam by 1 / m, with m = d_model / mup_base_width.
     """
-    ratio = width_ratio(config)
+    ratio = config.width_ratio
     return {"std": config.init_std / math.sqrt(ratio), "learning_rate_scale": 1 / ratio}
 
 
@@ -130,8 +130,3 @@ def output_init(config: ModelConfig) -> dict[str, float]:
     """As `hidden_init`, for matrices that write to the residual stream: smaller by sqrt(2 x layers)."""
     hidden = hidden_init(config)
     return {**hidden, "std": hidden["std"] / math.sqrt(2 * config.num_layers)}
-
-
-def width_ratio(config: ModelConfig) -> float:
-    """The m of muP; 1 in the standard parametrisation."""
-    return config.d_model / config.mup_base_width if config.mup_base_width else 1.0

@@ -16,7 +16,7 @@ from flax import nnx
 from rnope_jax.config import ModelConfig
 from rnope_jax.layers import Pattern
 from rnope_jax.model import cache as caches
-from rnope_jax.model.block import Block, Rows, width_ratio
+from rnope_jax.model.block import Block, Rows
 from rnope_jax.model.linear import project
 from rnope_jax.model.norm import LayerNorm
 from rnope_jax.model.parameters import embedding
@@ -110,12 +110,7 @@ class Transformer(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Output logits [..., vocab_size] of normalised states [B, ..., d_model], in float32."""
-        return project(hidden, self.embedding[...].T, result_type=jnp.float32) * self.logit_factor
-
-    @property
-    def logit_factor(self) -> float:
-        """Factor on the product of hidden states and embedding: `logit_scale`, and 1 / m under muP."""
-        return self.config.logit_scale / width_ratio(self.config)
+        return project(hidden, self.embedding[...].T, result_type=jnp.float32) * self.config.logit_factor
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         dtype = jnp.dtype(self.config.compute_dtype)

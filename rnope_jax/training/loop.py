@@ -17,7 +17,7 @@ from rnope_jax.model import Params
 from rnope_jax.training.evaluation import HeldOutLoss, held_out_loss
 from rnope_jax.training.metrics import Clock, Reporter, memory_gib
 from rnope_jax.training.signals import StopRequest
-from rnope_jax.training.state import TrainState, abstract_state, init_state
+from rnope_jax.training.state import TrainState
 from rnope_jax.training.step import EvaluationStep, StepMetrics, make_evaluation_step, make_train_step, to_devices
 
 #: Steps in a profile; fewer where a stage ends.
@@ -220,18 +220,6 @@ class Trainer:
                 f"{result.bits_per_byte:.4f} bits/byte on {which} of the held-out text ({result.tokens:,} tokens)"
             )
         return result
-
-
-def restore_or_init(
-    config: Config, mesh: Mesh, checkpoints: Checkpoints, report: Callable[[str], None] = print
-) -> TrainState:
-    """The state of the newest checkpoint, or the initial one."""
-    restored = checkpoints.restore(abstract_state(config, mesh).to_dict(), report)
-    if restored is None:
-        return init_state(config, mesh)
-    step, state = restored
-    report(f"resuming after step {step}")
-    return TrainState.from_dict(state)
 
 
 def _some(names: list[str]) -> str:

@@ -16,7 +16,7 @@ from rich.text import Text
 from rnope_jax.config import LoggingConfig
 from rnope_jax.errors import UserError
 from rnope_jax.files import write_text
-from rnope_jax.training.run import Run
+from rnope_jax.run import Run
 from rnope_jax.training.tensorboard import TensorBoard
 
 

@@ -82,7 +82,11 @@ def abstract_state(config: Config, mesh: Mesh) -> TrainState:
     )
 
 
-def _init(config: Config) -> TrainState:
-    params = model.init(config.model, config.seed)
+def begin(config: Config, params: Params) -> TrainState:
+    """The state before the first step, with these parameters."""
     health = Health(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32))
     return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config).init(params), health)
+
+
+def _init(config: Config) -> TrainState:
+    return begin(config, model.init(config.model, config.seed))

@@ -4,6 +4,7 @@ RUN/config.json     the resolved configuration
 RUN/tokenizer/      tokenizer.json, tokenizer_config.json
 RUN/data/           token stores
 RUN/checkpoints/    one directory per step
+RUN/imported/       weights that were taken in, as Hugging Face files
 RUN/metrics.jsonl   a line per report
 RUN/tensorboard/    the same for TensorBoard
 RUN/figures/        pictures
@@ -25,6 +26,12 @@ from rnope_jax.schema import differences
 #: Sections that say how a run is watched and kept, not what it computes: they may change on resume.
 _MAY_CHANGE = ("checkpoint", "evaluation", "logging", "run_dir")
 
+#: Fields that say what the weights of an imported run are.
+_OF_WEIGHTS = [
+    ["model", name]
+    for name in ("pattern", "num_layers", "vocab_size", "d_model", "d_ff", "num_heads", "num_kv_heads", "head_dim")
+]
+
 _LOCK = "lock"
 
 #: What a run directory may hold before its configuration is recorded.
@@ -39,6 +46,7 @@ class Run:
         self.config_file = path / "config.json"
         self.tokenizer = path / "tokenizer"
         self.checkpoints = path / "checkpoints"
+        self.imported = path / "imported"
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
         self.figures = path / "figures"
@@ -108,10 +116,13 @@ def open_run(config: Config) -> Iterator[Run]:
 
 def _check_same(run: Run, config: Config) -> None:
     """Refuses to go on with a run whose past was made by another configuration."""
+    # Imported weights have no past here: only they themselves must stay what they are.
+    planned = run.imported.exists() and not any(run.checkpoints.glob("[0-9]*"))
     changed = [
         (path, old, new)
         for path, old, new in differences(run.config.to_dict(), config.to_dict())
-        if path.split(".")[0] not in _MAY_CHANGE
+        if (section := path.split(".")[0]) not in _MAY_CHANGE
+        and (not planned or section == "init" or path.split("[")[0].split(".")[:2] in _OF_WEIGHTS)
     ]
     if changed:
         lines = [f"  {path}: {old!r} there, {new!r} now" for path, old, new in changed[:5]]

@@ -1,0 +1,72 @@
+"""Tokenizer files as AutoTokenizer of transformers reads them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import processors
+
+from rnope_jax.data import Tokenizer, tokenizer
+from rnope_jax.interop.untrusted import read_json, regular_file
+
+_FILE, _CONFIG, _TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+
+_FILE_LIMIT = 256 * 2**20
+_CONFIG_LIMIT = 32 * 2**20
+
+#: Settings that are data. Others may name classes or code, and the tokenizer does not need them.
+_KEPT = (
+    *(f"{name}_token" for name in ("bos", "eos", "pad", "unk", "cls", "sep", "mask")),
+    *("add_bos_token", "add_eos_token", "chat_template", "clean_up_tokenization_spaces", "model_max_length"),
+)
+
+
+def copy_tokenizer(source: Path, target: Path, *, add_bos: bool) -> Tokenizer:
+    """Copies the tokenizer files that are data, from a directory that nobody vouches for.
+
+    Args:
+      source: where they are.
+      target: an existing directory.
+      add_bos: let encoding put the start token in front, if it does not yet: training did.
+
+    Raises:
+      UserError: naming the file and the fact, if one is not as it must be.
+    """
+    file = regular_file(source, _FILE, _FILE_LIMIT)
+    settings: dict[str, Any] = {}
+    if (source / _CONFIG).exists():
+        settings = read_json(source, _CONFIG, _CONFIG_LIMIT)
+    kept = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    kept |= {name: settings[name] for name in _KEPT if settings.get(name) is not None}
+    loaded = tokenizer.load(file)
+    text = file.read_text(encoding="utf-8")
+    if add_bos and loaded.backend.encode("").ids[:1] != [loaded.bos_id]:
+        text = _with_bos(loaded)
+    (target / _FILE).write_text(text, encoding="utf-8")
+    (target / _CONFIG).write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if (source / _TEMPLATE).exists():
+        template = regular_file(source, _TEMPLATE, _CONFIG_LIMIT)
+        (target / _TEMPLATE).write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
+    return loaded
+
+
+def token_ids(loaded: Tokenizer, directory: Path) -> dict[str, int]:
+    """The ids of the start, end and padding tokens, as a config.json holds them."""
+    ids = {"bos_token_id": loaded.bos_id, "eos_token_id": loaded.eos_id}
+    pad = json.loads((directory / _CONFIG).read_text(encoding="utf-8")).get("pad_token")
+    number = loaded.backend.token_to_id(pad if isinstance(pad, str) else (pad or {}).get("content", ""))
+    return ids if number is None else {**ids, "pad_token_id": number}
+
+
+def _with_bos(loaded: Tokenizer) -> str:
+    """The tokenizer as JSON, with a template that starts every text with the start token."""
+    backend, before = loaded.backend, loaded.backend.post_processor
+    template = processors.TemplateProcessing(
+        single=f"{loaded.bos} $A",
+        pair=f"{loaded.bos} $A {loaded.bos}:1 $B:1",
+        special_tokens=[(loaded.bos, loaded.bos_id)],
+    )
+    backend.post_processor = processors.Sequence([before, template]) if before else template
+    text = backend.to_str(pretty=True)
+    backend.post_processor = before
+    return text
