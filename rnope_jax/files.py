@@ -42,6 +42,26 @@ def replace_directory(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
+@contextlib.contextmanager
+def work_directory(path: Path) -> Iterator[Path]:
+    """Yields an empty directory beside `path`, which is gone at the end: rename out of it what is finished."""
+    aside = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def publish(made: Path, path: Path) -> None:
+    """Gives a finished file its place, with everything of it on disk first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sync(made)
+    made.rename(path)
+    _sync(path.parent)
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rnope_jax.checkpoint import Checkpoints, load_params
+from rnope_jax.checkpoint import Checkpoints, saved_steps, saved_weights
 from rnope_jax.config import CheckpointConfig
 from rnope_jax.errors import UserError
 from tests.training.steps import mesh_of
@@ -160,9 +160,47 @@ def test_parameters_are_loaded_without_the_optimizer(opened, tmp_path):
     checkpoints = opened()
     checkpoints.save(7, state(7), ABOUT)
     checkpoints.wait()
-    step, params = load_params(tmp_path / "checkpoints", abstract(state())["params"])
-    assert step == 7
-    assert_same(params, state(7)["params"])
+    weights = saved_weights(tmp_path / "checkpoints")
+    assert weights.step == 7
+    expected = state(7)["params"]
+    assert_same({name: weights.read(name) for name in expected}, expected)
+
+
+def test_a_piece_of_a_parameter_is_read_for_itself(opened, tmp_path):
+    """Layers that are stacked for the scan lie apart on disk, on one device too."""
+    stack = jnp.arange(5 * 6 * 7, dtype=jnp.float32).reshape(5, 6, 7)
+    checkpoints = opened()
+    checkpoints.save(1, {"params": {"periods.0.x": stack, "y": stack}}, ABOUT)
+    checkpoints.wait()
+    weights = saved_weights(tmp_path / "checkpoints")
+    np.testing.assert_array_equal(weights.read("periods.0.x", (slice(2, 3), slice(1, 4))), stack[2:3, 1:4])
+    assert weights.shape("y") == (5, 6, 7)
+    chunks = [weights._array(name).chunk_layout.read_chunk.shape for name in ("periods.0.x", "y")]
+    assert chunks == [(1, 6, 7), (5, 6, 7)]
+
+
+def test_weights_of_a_chosen_step(opened, tmp_path):
+    checkpoints = opened()
+    for step in (1, 2):
+        checkpoints.save(step, state(step), ABOUT)
+    checkpoints.wait()
+    directory = tmp_path / "checkpoints"
+    assert saved_steps(directory) == [1, 2]
+    np.testing.assert_array_equal(saved_weights(directory, 1).read("a.b"), state(1)["params"]["a.b"])
+    with pytest.raises(UserError, match=r"step = 3: .* holds checkpoints of the steps \[1, 2\]"):
+        saved_weights(directory, 3)
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
+        saved_weights(tmp_path / "nothing")
+
+
+def test_weights_that_cannot_be_read_are_told_in_one_line(opened, tmp_path):
+    checkpoints = opened()
+    checkpoints.save(1, state(1), ABOUT)
+    checkpoints.wait()
+    directory = tmp_path / "checkpoints"
+    with pytest.raises(UserError, match=r"checkpoint 1 in .* cannot be read") as caught:
+        saved_weights(directory).read("absent")
+    assert "\n" not in str(caught.value)
 
 
 def test_failing_to_save_is_told_and_spares_earlier_checkpoints(opened, monkeypatch):

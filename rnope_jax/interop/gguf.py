@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rnope_jax.errors import UserError
-from rnope_jax.files import replace_directory
+from rnope_jax.files import publish, work_directory
 from rnope_jax.interop.architecture import UNBOUNDED, attention, check_gguf, is_cohere1
 from rnope_jax.interop.exporting import Exported, check_room, export_dtype
 from rnope_jax.interop.names import GGUF
@@ -78,7 +78,7 @@ def export_gguf(
     size = sum(tensor.bytes for tensor in tensors)
     target = out if out.suffix == ".gguf" else out / _NAME
     check_room(out, size)
-    with replace_directory(out.with_name(f"{out.name}.making")) as aside:
+    with work_directory(out) as aside:
         writer = gguf.GGUFWriter(aside / _NAME, "command-r" if is_cohere1(found) else "cohere2")
         _add_model(gguf, writer, source, kept)
         _add_tokenizer(gguf, writer, source, aside)
@@ -97,9 +97,7 @@ def export_gguf(
             writer.write_tensor_data(np.ascontiguousarray(values).view(np.uint8))
         writer.close()
         difference = verify_gguf(aside / _NAME, source, kept, report) if check else None
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (aside / _NAME).rename(target)
-    out.with_name(f"{out.name}.making").rmdir()
+        publish(aside / _NAME, target)
     return Exported(target, (target.name,), size, difference)
 
 

@@ -81,6 +81,6 @@ def batch_loss(model: Transformer, batch: Batch, chunk: int) -> LossSums:
         model.embedding[...],
         batch.targets,
         batch.loss_mask,
-        logit_factor=model.logit_factor,
+        logit_factor=model.config.logit_factor,
         chunk=chunk,
     )

@@ -167,7 +167,7 @@ def test_a_corpus_with_too_little_text_can_be_mended_in_place(train, tmp_path):
 
 
 GENERATE = {
-    "no run": (("nowhere", "x"), "nowhere is not a run directory"),
+    "no run": (("nowhere", "x"), "nowhere does not exist"),
     "temperature": (("nowhere", "x", "--temperature", "-1"), r"temperature = -1\.0: must be 0"),
     "top_p": (("nowhere", "x", "--top-p", "0"), r"top_p = 0\.0: must be above 0"),
     "top_k": (("nowhere", "x", "--top-k", "0"), r"top_k = 0: must be at least 1"),
@@ -186,7 +186,7 @@ def test_generating_before_the_first_checkpoint(capsys, tmp_path):
     config = replace(load(str(TINY)), run_dir=str(tmp_path / "run"))
     with open_run(config) as run:
         run.record(config)
-    assert_one_message(rnope_here(capsys, "generate", run.path, "x"), "the run has no checkpoint yet")
+    assert_one_message(rnope_here(capsys, "generate", run.path, "x"), "holds no checkpoint yet")
 
 
 def test_a_command_that_does_not_exist(capsys):

@@ -48,19 +48,19 @@ def test_texts_of_different_lengths_are_continued_together(text_model):
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is not a run directory"):
+    with pytest.raises(UserError, match="neither a run nor a directory of Hugging Face files"):
         load(tmp_path)
 
 
 def test_a_run_without_a_checkpoint_is_refused(unbroken, tmp_path):
     shutil.copy(unbroken.run.config_file, tmp_path)
-    with pytest.raises(UserError, match="has no checkpoint yet"):
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
         load(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(unbroken, tmp_path):
     copy = shutil.copytree(unbroken.run.path, tmp_path / "copy")
-    (copy / "checkpoints" / "10" / "state" / "_METADATA").unlink()
+    (copy / "checkpoints" / "10" / "state" / "manifest.ocdbt").unlink()
     with pytest.raises(UserError, match=r"checkpoint 10 in .* cannot be read"):
         load(copy)

@@ -24,7 +24,7 @@ from rnope_jax.config import (
     ScheduleConfig,
     StageConfig,
 )
-from rnope_jax.training import Reporter, Run, Trainer, loop, open_run, restore_or_init
+from rnope_jax.training import Reporter, Run, Trainer, loop, open_run, restore_or_init, start
 from rnope_jax.training.signals import StopRequest
 from rnope_jax.training.state import TrainState, init_state, state_shardings
 from rnope_jax.training.step import make_evaluation_step
@@ -109,7 +109,7 @@ def shared_compilation() -> Iterator[None]:
     """Runs with equal models, stages and seeds share initial state and compiled functions."""
     with (
         mock.patch.object(
-            loop,
+            start,
             "init_state",
             lambda config, mesh: jax.device_put(_initial(_essence(config), mesh), state_shardings(config, mesh)),
         ),
