@@ -162,9 +162,9 @@ class SavedWeights:
         if name not in self._arrays:
             # The layout that Orbax documents: zarr arrays, named by their path, in one OCDBT store.
             store = {"driver": "ocdbt", "base": f"file://{self._state}/", "path": f"params.{name}/"}
-            self._arrays[name] = self._guarded(
-                lambda: tensorstore.open({"driver": "zarr3", "kvstore": store}, open=True).result()
-            )
+            # What is missing is an error, not zeros: a run that goes on may delete the checkpoint meanwhile.
+            array = {"driver": "zarr3", "kvstore": store, "fill_missing_data_reads": False}
+            self._arrays[name] = self._guarded(lambda: tensorstore.open(array, open=True).result())
         return self._arrays[name]
 
     def _guarded(self, action: Callable[[], Any]) -> Any:
