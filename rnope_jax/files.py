@@ -1,6 +1,8 @@
 """Writing files so that a reader, or a run that starts after a crash, sees all of one or none."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,47 +21,86 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def replace_directory(path: Path) -> Iterator[Path]:
-    """Yields an empty directory that takes the place of `path` when the block ends without an error.
+def make_directory(path: Path) -> Iterator[Path]:
+    """Yields an empty directory that gets the name `path` when the block ends without an error.
 
-    After an error, nothing is left of it; after a kill, a directory `.NAME.partial` may be.
+    After an error, nothing is left of it; after a kill, a directory `.NAME.partial` may be, which
+    the next attempt clears away.
+
+    Raises:
+      OSError: if something of this name is there when the block ends (an empty directory may be), or
+        another process is making it.
     """
-    aside = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with work_directory(path) as aside:
         yield aside
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    for file in aside.rglob("*"):
-        if file.is_file():
-            _sync(file)
-    _sync(aside)
-    if path.exists():
-        shutil.rmtree(path)
-    aside.rename(path)
-    _sync(path.parent)
+        publish(aside, path)
 
 
 @contextlib.contextmanager
 def work_directory(path: Path) -> Iterator[Path]:
-    """Yields an empty directory beside `path`, which is gone at the end: rename out of it what is finished."""
+    """Yields an empty directory beside `path`, which is gone at the end: publish out of it what is finished.
+
+    Raises:
+      OSError: if another process works for the same `path`.
+    """
     aside = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    made = [parent for parent in path.absolute().parents if not parent.exists()]
+    aside.mkdir(parents=True, exist_ok=True)
+    handle = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        yield aside
+        _lock(handle, aside, path)
+        for entry in list(aside.iterdir()):  # what a killed process left
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        try:
+            yield aside
+        finally:
+            if _is(handle, aside):  # it was not published as a whole
+                shutil.rmtree(aside, ignore_errors=True)
+            with contextlib.suppress(OSError):  # in use: something was published there
+                for parent in made:
+                    parent.rmdir()
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        os.close(handle)
 
 
 def publish(made: Path, path: Path) -> None:
-    """Gives a finished file its place, with everything of it on disk first."""
+    """Gives a finished file or directory its place, with everything of it on disk first.
+
+    Raises:
+      OSError: if something is there, other than an empty directory.
+    """
+    for part in [*made.rglob("*"), made]:
+        _sync(part)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sync(made)
+    empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+    if os.path.lexists(path) and not empty:
+        raise FileExistsError(errno.EEXIST, "came into being meanwhile; nothing was overwritten", str(path))
     made.rename(path)
     _sync(path.parent)
+
+
+def _lock(handle: int, aside: Path, path: Path) -> None:
+    """Holds a directory for this process until `handle` is closed, where the file system can."""
+    busy = BlockingIOError(errno.EBUSY, "another process is writing it", str(path))
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise busy from error
+    except OSError:
+        return
+    if not _is(handle, aside):  # the one who held it has just published it
+        raise busy
+
+
+def _is(handle: int, path: Path) -> bool:
+    """Whether an open directory still has this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync(path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from rnope_jax.data.sources import Document
 from rnope_jax.data.tokenizer import Tokenizer
 from rnope_jax.errors import UserError
-from rnope_jax.files import replace_directory
+from rnope_jax.files import make_directory
 
 #: Largest text for which `xz -9` is run, in bytes: it takes about a second per megabyte.
 _XZ_LIMIT = 64 << 20
@@ -81,7 +81,7 @@ def write(
     """Tokenizes documents into a new store, whole or not at all."""
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     starts, total, checksum = [], 0, hashlib.sha256()
-    with replace_directory(directory) as target:
+    with make_directory(directory) as target:
         with (target / "tokens.bin").open("wb") as file:
             for group in _groups(documents):
                 for ids in tokenizer.encode_batch([document.text for document in group]):

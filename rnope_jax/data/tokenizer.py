@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from rnope_jax.errors import UserError
-from rnope_jax.files import replace_directory
+from rnope_jax.files import make_directory
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 
@@ -74,7 +74,7 @@ class Tokenizer:
 
     def save(self, directory: Path) -> None:
         """Writes the two files that `load` and Hugging Face's AutoTokenizer read, whole or not at all."""
-        with replace_directory(directory) as target:
+        with make_directory(directory) as target:
             (target / _FILE).write_text(self.backend.to_str(pretty=True), encoding="utf-8")
             settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": self.bos, "eos_token": self.eos}
             if self.backend.token_to_id(PAD) is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rnope_jax.errors import UserError
-from rnope_jax.files import replace_directory
+from rnope_jax.files import make_directory
 from rnope_jax.interop import safetensors
 from rnope_jax.interop.architecture import Target, architecture
 from rnope_jax.interop.card import model_card
@@ -81,7 +81,7 @@ def export(
     tensors = planned(source, HUGGING_FACE, kept)
     size = sum(tensor.bytes for tensor in tensors)
     check_room(out, size)
-    with replace_directory(out) as aside:
+    with make_directory(out) as aside:
         report(f"writing {size / 1e9:.3g} GB of weights to {out}")
         files = safetensors.write(aside, tensors, shard_bytes)
         copied = None

@@ -11,7 +11,7 @@ import numpy as np
 from rnope_jax import flops
 from rnope_jax.config import Config, DataConfig, InitConfig, ScheduleConfig, StageConfig
 from rnope_jax.errors import UserError
-from rnope_jax.files import replace_directory
+from rnope_jax.files import make_directory
 from rnope_jax.interop import safetensors
 from rnope_jax.interop.directory import CONFIG
 from rnope_jax.interop.exporting import SHARD_BYTES, check_room
@@ -55,7 +55,7 @@ def import_directory(
     for kind in dict.fromkeys(source.model.pattern):
         report(f"  {source.model.layer_kinds.count(kind)} layers {kind}")
     config = _config(source, run, convention)
-    with replace_directory(run) as aside:
+    with make_directory(run) as aside:
         paths = Run(aside)
         paths.imported.mkdir()
         safetensors.write(paths.imported, tensors, SHARD_BYTES)
