@@ -83,7 +83,7 @@ def _compare(
         "program": program,
         "made": str(made.absolute()),
         "source": str(source.path.absolute()),
-        "step": source.step or None,
+        "step": source.step if source.config else None,
         "dtype": dtype.name if dtype else None,
         "window": window,
         "length": length,
