@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rnope_jax.config import Config
@@ -31,6 +32,9 @@ _OF_WEIGHTS = [
     ["model", name]
     for name in ("pattern", "num_layers", "vocab_size", "d_model", "d_ff", "num_heads", "num_kv_heads", "head_dim")
 ]
+
+#: Fields that say what tokenizer came with them.
+_OF_TOKENS = [["data", name] for name in ("tokenizer", "bos_token", "eos_token")]
 
 _LOCK = "lock"
 
@@ -58,22 +62,34 @@ class Run:
         write_text(self.config_file, config.to_json())
 
     @property
+    def has_checkpoint(self) -> bool:
+        """Whether training has got anywhere; a save that was interrupted is no checkpoint."""
+        return self.checkpoints.is_dir() and any(entry.name.isdigit() for entry in self.checkpoints.iterdir())
+
+    @property
     def config(self) -> Config:
-        """The configuration that the run was started with.
+        """The configuration that the run was started with; what lies in the run is found where the run is now.
 
         Raises:
           UserError: if this is not a run directory.
         """
         try:
-            text = self.config_file.read_text()
+            text = self.config_file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.config_file}: not UTF-8 text") from error
         except OSError as error:
             raise UserError(
                 f"{self.path} is not a run directory: there is no readable {self.config_file.name} in it"
             ) from error
         try:
-            return Config.from_json(text)
-        except ConfigError as error:
+            config = Config.from_json(text)
+        except (ConfigError, RecursionError) as error:
             raise UserError(f"{self.config_file}: {error}") from error
+        return _moved(config, config.directory, self.path)
+
+    def owns(self, path: str | None) -> bool:
+        """Whether a path of a configuration leads into the run."""
+        return path is not None and Path(path).absolute().is_relative_to(self.path.absolute())
 
 
 @contextlib.contextmanager
@@ -111,18 +127,43 @@ def open_run(config: Config) -> Iterator[Run]:
         else:
             for name in _PREPARED - {_LOCK}:
                 shutil.rmtree(run.path / name, ignore_errors=True)
+        if _is_plan(run) and run.config.data != _moved(config, run.path.absolute(), run.path).data:
+            # An attempt that came to nothing prepared other data.
+            shutil.rmtree(run.path / "data", ignore_errors=True)
+            if not run.owns(run.config.data.tokenizer):
+                shutil.rmtree(run.tokenizer, ignore_errors=True)
         yield run
+
+
+def _is_plan(run: Run) -> bool:
+    """Whether a run has no past: of imported weights that were not trained, only they themselves must stay."""
+    return run.imported.exists() and run.config_file.exists() and not run.has_checkpoint
+
+
+def _moved(config: Config, old: Path, new: Path) -> Config:
+    """A configuration whose paths into the directory `old` lead into `new`."""
+
+    def moved(path: str | None) -> str | None:
+        if path is None:
+            return None
+        given = Path(path).absolute() if old.is_absolute() else Path(path)
+        return str(new / given.relative_to(old)) if given.is_relative_to(old) else path
+
+    data = replace(config.data, tokenizer=moved(config.data.tokenizer))
+    return replace(config, data=data, init=replace(config.init, source=moved(config.init.source)))
 
 
 def _check_same(run: Run, config: Config) -> None:
     """Refuses to go on with a run whose past was made by another configuration."""
-    # Imported weights have no past here: only they themselves must stay what they are.
-    planned = run.imported.exists() and not any(run.checkpoints.glob("[0-9]*"))
+    recorded = run.config
+    fixed = _OF_WEIGHTS + (_OF_TOKENS if run.owns(recorded.data.tokenizer) else [])
+    plan = _is_plan(run)
+    config = _moved(config, run.path.absolute(), run.path)
     changed = [
         (path, old, new)
-        for path, old, new in differences(run.config.to_dict(), config.to_dict())
+        for path, old, new in differences(recorded.to_dict(), config.to_dict())
         if (section := path.split(".")[0]) not in _MAY_CHANGE
-        and (not planned or section == "init" or path.split("[")[0].split(".")[:2] in _OF_WEIGHTS)
+        and (not plan or section == "init" or path.split("[")[0].split(".")[:2] in fixed)
     ]
     if changed:
         lines = [f"  {path}: {old!r} there, {new!r} now" for path, old, new in changed[:5]]

@@ -17,11 +17,17 @@ from rnope_jax import config as config_module
 from rnope_jax import layers
 from rnope_jax.config import Config
 from rnope_jax.errors import UserError
+from rnope_jax.interop.untrusted import read_json
 from rnope_jax.run import Run
 from rnope_jax.schema import Schema, unknown_field
 
 #: The function that is taken when none is named.
 DEFAULT_FUNCTION = "config"
+
+#: What a run directory and a directory of Hugging Face files both hold.
+_RECORDED = "config.json"
+
+_LIMIT = 64 * 2**20
 
 
 def parse(program: str, arguments: Sequence[str]) -> Config:
@@ -59,8 +65,9 @@ def load(spec: str) -> Config:
     Raises:
       UserError: if there is no such file or function, or what it returns is not a valid Config.
     """
-    if (Path(spec) / "config.json").is_file():
-        return replace(Run(Path(spec)).config, run_dir=spec)
+    given = Path(spec).parent if Path(spec).name == _RECORDED else Path(spec)
+    if given.is_dir():
+        return _recorded(given)
     name, _, function = spec.partition(":")
     path = Path(name)
     if not path.is_file():
@@ -78,6 +85,13 @@ def load(spec: str) -> Config:
         raise UserError(f"{_place(error, path)}: {_explained(error)}") from error
     finally:
         sys.path.pop(0)
+
+
+def _recorded(directory: Path) -> Config:
+    """The configuration of a run, where the run lies now."""
+    if (directory / _RECORDED).is_file() and "model_type" in read_json(directory, _RECORDED, _LIMIT):
+        raise UserError(f"{directory} holds Hugging Face files; make a run of them: rnope import {directory} RUN")
+    return replace(Run(directory).config, run_dir=str(directory))
 
 
 def _place(error: BaseException, path: Path) -> str:

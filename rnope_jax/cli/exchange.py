@@ -1,22 +1,23 @@
 """`rnope export` and `rnope import`: models from and for other programs."""
 
+import math
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional
 
 
 def export(
-    run: Positional[Path],
-    out: Positional[Path],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     /,
     *,
     target: Annotated[Literal["transformers", "vllm", "llama.cpp"], tyro.conf.arg(name="for")] = "transformers",
     gguf: bool = False,
-    dtype: str | None = None,
-    step: int | None = None,
-    shard_size: float = 5.0,
+    dtype: Annotated[str | None, tyro.conf.arg(metavar="TYPE")] = None,
+    step: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
+    shard_size: Annotated[float, tyro.conf.arg(metavar="GB")] = 5.0,
     verify: bool = True,
 ) -> None:
     """Write a model as files that PyTorch programs read, or as GGUF for llama.cpp.
@@ -26,14 +27,18 @@ def export(
       out: directory to make; with --gguf a file, or a directory for model.gguf.
       target: the program that will read the files.
       gguf: write a GGUF file, with any order of layers and a tokenizer of your own.
-      dtype: float32, bfloat16 or float16; by default the type in which the model computes, and for
-        imported weights the type that they have.
-      step: which checkpoint; by default the newest.
+      dtype: float32, bfloat16 or float16; by default what the model computes in, or what imported weights have.
+      step: which checkpoint, 0 for weights as they were imported; by default the newest.
       shard_size: largest file of weights, in GB.
       verify: load the result with PyTorch in another process and compare logits.
     """
     from rnope_jax import interop
+    from rnope_jax.errors import UserError
 
+    if not math.isfinite(shard_size):
+        raise UserError(f"shard_size = {shard_size}: must be a number of gigabytes")
+    if gguf and target == "vllm":
+        raise UserError("--gguf writes a file for llama.cpp; leave out --for vllm")
     if gguf:
         made = interop.export_gguf(run, out, dtype=dtype, step=step, check=verify)
     else:
@@ -44,8 +49,8 @@ def export(
 
 
 def import_(
-    directory: Positional[Path],
-    run: Positional[Path],
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     /,
     *,
     window_convention: Literal["transformers", "vllm"] = "transformers",
@@ -63,4 +68,6 @@ def import_(
     config = interop.import_directory(directory, run, convention=window_convention)
     print(f"done: {run}")
     print("next:")
-    print(f"  python train.py {run} --data.corpus TEXTS --stages.0.steps {config.stages[0].steps}")
+    tokenizer = "" if config.data.tokenizer else " --data.tokenizer TOKENIZER"
+    steps = config.stages[0].steps
+    print(f"  python train.py {shlex.quote(str(run))} --data.corpus TEXTS{tokenizer} --stages.0.steps {steps}")

@@ -63,5 +63,10 @@ def load(run: Path) -> TextModel:
     source = open_source(run)
     if source.tokenizer is None:
         raise UserError(f"{run}: there is no tokenizer with this model, so it cannot read text")
+    loaded = tokenizer.load(source.tokenizer)
+    if loaded.vocab_size > source.model.vocab_size:
+        raise UserError(
+            f"{source.tokenizer}: has {loaded.vocab_size} tokens, the model an embedding of {source.model.vocab_size}"
+        )
     params = place(source.weights, source.model, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    return TextModel(source.model, params, tokenizer.load(source.tokenizer), source.step)
+    return TextModel(source.model, params, loaded, source.step)

@@ -13,12 +13,14 @@ from rnope_jax.run import Run
 def model_card(source: Source, target: Target, config: dict[str, Any]) -> str:
     """The README.md of an export, in Markdown with the header that model hubs read."""
     header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- rnope-swa\n---\n"
-    name = source.config.name if source.config else source.path.name
+    name = source.config.name if source.config else source.path.absolute().name
     parts = [header, f"# {name}\n", _model(source), _reading(source, target, config)]
     if source.config and source.step:
-        parts += [_training(source), _evaluation(Run(source.path)), _data(Run(source.path))]
+        parts += [_training(source), _evaluation(Run(source.path), source.step), _data(Run(source.path))]
     if source.published:
         parts.append("Its weights began as an imported checkpoint; the license of that checkpoint applies.\n")
+    elif source.config and source.config.init.source:
+        parts.append(f"Its weights began as those of {source.config.init.source}; the license of these applies.\n")
     if source.config:
         parts.append(f"## Configuration\n\n```json\n{source.config.to_json()}```\n")
     return "\n".join(part for part in parts if part)
@@ -76,13 +78,17 @@ def _training(source: Source) -> str:
     )
 
 
-def _evaluation(run: Run) -> str:
-    """The newest held-out loss that the run has measured."""
+def _evaluation(run: Run, step: int) -> str:
+    """The last held-out loss that was measured up to a step."""
     found: dict[str, Any] = {}
-    if run.metrics.exists():
-        for line in run.metrics.read_text().splitlines():
-            if '"held_out_loss"' in line:
-                found = json.loads(line)
+    lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
+    for line in lines:
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:  # a crash has cut it short
+            continue
+        if "held_out_loss" in values and values["step"] <= step:
+            found = values
     if not found:
         return ""
     which = "all" if found.get("final") else "a part"
@@ -95,7 +101,7 @@ def _evaluation(run: Run) -> str:
 def _data(run: Run) -> str:
     """Fingerprints of the tokens that the run was trained on."""
     rows = []
-    for file in sorted(Path(run.path / "data").glob("*/*/index.json")):
+    for file in sorted(Path(run.path / "data").glob("*/[!.]*/index.json")):
         index = json.loads(file.read_text())
         part = f"{file.parent.parent.name}/{file.parent.name}"
         rows.append(f"| {part} | {index['documents']:,} | {index['tokens']:,} | `{index['sha256']}` |")

@@ -15,9 +15,14 @@ from rnope_jax.interop.directory import CONFIG, open_directory
 from rnope_jax.interop.names import Naming, Tensor, tensors
 from rnope_jax.interop.published import WindowConvention
 from rnope_jax.interop.safetensors import Planned
-from rnope_jax.interop.untrusted import read_json
+from rnope_jax.interop.untrusted import quoted, read_json
 from rnope_jax.run import Run
 from rnope_jax.weights import Weights
+
+#: Longest row of published weights that do not say it; what transformers takes.
+_CONTEXT = 8192
+
+_CONFIG_LIMIT = 64 * 2**20
 
 #: Bytes of a parameter that are held at a time while it is written to a file.
 _PIECE = 256 * 2**20
@@ -47,38 +52,49 @@ def open_source(path: Path, step: int | None = None, convention: WindowConventio
 
     Args:
       path: the directory.
-      step: of which checkpoint; None takes the newest.
+      step: of which checkpoint; None takes the newest, 0 the weights that were imported.
       convention: how `sliding_window` of Hugging Face files is meant.
 
     Raises:
       UserError: if it is neither, or what is asked for is not there.
     """
     if not path.is_dir():
-        raise UserError(f"{path} does not exist; give a run directory, or one with Hugging Face files")
+        fact = "is not a directory" if path.exists() else "does not exist"
+        raise UserError(f"{path} {fact}; give a run directory, or one with Hugging Face files")
     if not (path / CONFIG).exists():
         raise UserError(f"{path}: no {CONFIG} in it, so neither a run nor a directory of Hugging Face files")
-    if "model_type" not in read_json(path, CONFIG, 64 * 2**20):
+    if not {"model_type", "architectures"} & set(read_json(path, CONFIG, _CONFIG_LIMIT)):
         return _open_run(Run(path), step)
     if step is not None:
         raise UserError(f"step = {step}: {path} holds Hugging Face files, which have no steps")
     directory = open_directory(path, convention)
-    context = directory.config.get("max_position_embeddings", 8192)
     tokenizer = path if (path / "tokenizer.json").exists() else None
+    context = _context(path, directory.config)
     return Source(path, directory.model, directory.weights, 0, context, tokenizer, directory.config, None)
 
 
 def _open_run(run: Run, step: int | None) -> Source:
     config = run.config
     tokenizer = run.tokenizer if run.tokenizer.exists() else None
-    imported = open_directory(run.imported, config.init.window_convention) if run.imported.exists() else None
-    published = imported.config if imported else {}
-    context = published.get("max_position_embeddings", 0)
-    if imported and not step and not saved_steps(run.checkpoints):
+    published = read_json(run.imported, CONFIG, _CONFIG_LIMIT) if run.imported.exists() else {}
+    context = _context(run.imported, published) if published else 0
+    if published and (step == 0 or (step is None and not saved_steps(run.checkpoints))):
+        imported = open_directory(run.imported, config.init.window_convention)
         return Source(run.path, config.model, imported.weights, 0, context, tokenizer, published, config)
     saved = saved_weights(run.checkpoints, step)
     trained = config.stages[: config.stage_at(saved.step - 1) + 1]
     context = max(context, *(stage.sequence_length for stage in trained))
     return Source(run.path, config.model_after(saved.step), saved, saved.step, context, tokenizer, published, config)
+
+
+def _context(path: Path, published: dict[str, Any]) -> int:
+    """The longest row that published weights were trained on, as far as they say."""
+    value = published.get("max_position_embeddings")
+    if value is None:
+        return _CONTEXT
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise UserError(f"{path / CONFIG}: max_position_embeddings = {quoted(value)}: must be a positive whole number")
+    return value
 
 
 def planned(source: Source, naming: Naming, dtype: np.dtype | None) -> list[Planned]:

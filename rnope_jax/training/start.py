@@ -1,7 +1,7 @@
 """What training starts from: a checkpoint of the run, the weights of another model, or chance."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -10,22 +10,27 @@ from jax.sharding import Mesh
 
 from rnope_jax import model
 from rnope_jax.checkpoint import Checkpoints, load_state
-from rnope_jax.config import Config
+from rnope_jax.config import Config, ModelConfig
 from rnope_jax.errors import UserError
 from rnope_jax.interop import Source, open_source
 from rnope_jax.run import Run
 from rnope_jax.training.state import TrainState, abstract_state, begin, init_state, state_shardings
-from rnope_jax.weights import place
+from rnope_jax.weights import place, places, rearranged
+
+#: Fields that give parameters their shapes.
+_SIZES = ("num_layers", "vocab_size", "d_model", "d_ff", "num_heads", "num_kv_heads", "head_dim")
 
 
 def check_source(config: Config) -> None:
     """Finds out whether training can begin from `init.source`, before anything is written.
 
     Raises:
-      UserError: if it is not there, or its parameters have other shapes.
+      UserError: if it is not there, its parameters have other shapes, or its optimizer cannot be taken.
     """
+    if Run(config.directory).has_checkpoint:
+        return  # it goes on from there, whatever has become of its source
     if (source := _source(config)) is not None:
-        _check_shapes(config, source)
+        _check(config, source)
 
 
 def restore_or_init(
@@ -44,11 +49,12 @@ def restore_or_init(
     source = _source(config)
     if source is None:
         return init_state(config, mesh)
-    _check_shapes(config, source)
-    with_optimizer = " and optimizer" if config.init.optimizer else ""
-    report(f"starting from the parameters{with_optimizer} of {source.path}")
-    if source.model.layer_kinds != config.model.layer_kinds:
-        report("  its layers were of other kinds; the parameters are taken as they are")
+    _check(config, source)
+    what = "parameters and optimizer" if config.init.optimizer else "parameters"
+    when = f" after step {source.step}" if source.step else ""
+    report(f"starting from the {what} of {source.path}{when}")
+    for line in _changed(source.model, config.stage_model(0)):
+        report(f"  {line}")
     return _taken_over(config, mesh, source) if config.init.optimizer else _fresh(config, mesh, source)
 
 
@@ -58,24 +64,55 @@ def _source(config: Config) -> Source | None:
         return open_source(run.path, step=0)
     if config.init.source is None:
         return None
-    return open_source(Path(config.init.source), convention=config.init.window_convention)
+    return open_source(Path(config.init.source).expanduser(), convention=config.init.window_convention)
 
 
-def _check_shapes(config: Config, source: Source) -> None:
-    here, there = model.describe(config.model), model.describe(source.model)
+def _check(config: Config, source: Source) -> None:
+    """Refuses parameters of other shapes, and an optimizer state that is not there or of another kind."""
+    here, there = places(config.model), places(source.model)
     for name in dict.fromkeys([*here, *there]):
-        shapes = [infos[name].shape if name in infos else "absent" for infos in (here, there)]
+        shapes = [found[name].shape if name in found else "absent" for found in (there, here)]
         if shapes[0] != shapes[1]:
+            sizes = [(field, getattr(source.model, field), getattr(config.model, field)) for field in _SIZES]
+            other = [f"model.{field} = {there}" for field, there, here in sizes if there != here]
             raise UserError(
-                f"init.source = {str(source.path)!r}: parameter {name} is {shapes[1]} there and {shapes[0]} in this "
-                "configuration; give the model the shape, and the pattern the length, that it has there"
+                f"init.source = {str(source.path)!r}: parameter {name} is {shapes[0]} there and {shapes[1]} in this "
+                f"configuration; set {', '.join(other) or 'qk_norm of every layer as it is there'}"
             )
-    if config.init.optimizer and not source.step:
+    if not config.init.optimizer:
+        return
+    if source.config is None or not source.step:
         raise UserError(f"init.optimizer: {source.path} holds weights without an optimizer; leave init.optimizer off")
+    if (name := source.config.optimizer.name) != config.optimizer.name:
+        raise UserError(
+            f"init.optimizer: {source.path} was trained with {name}; set optimizer.name = {name!r} "
+            f"(now {config.optimizer.name!r}), or leave init.optimizer off"
+        )
+    if len(source.model.pattern) != len(config.model.pattern):
+        raise UserError(
+            f"init.optimizer: the pattern has {len(config.model.pattern)} layer kinds, that of {source.path} "
+            f"{len(source.model.pattern)}; repeat it to the same length, or leave init.optimizer off"
+        )
+
+
+def _changed(there: ModelConfig, here: ModelConfig) -> Iterator[str]:
+    """What else than the parameters makes the model compute something else than its source does."""
+    kinds = list(zip(there.layer_kinds, here.layer_kinds, strict=True))
+    changed = [layer for layer, (old, new) in enumerate(kinds) if old != new]
+    if changed:
+        old, new = kinds[changed[0]]
+        yield (
+            f"{len(changed)} of its {len(kinds)} layers were of another kind (layer {changed[0]}: {old} there, "
+            f"{new} now); their parameters are taken as they are"
+        )
+    for name in ("logit_factor", "norm_eps"):
+        if (old := getattr(there, name)) != (new := getattr(here, name)):
+            yield f"its {name.replace('_', ' ')} was {old:g} and is {new:g} now"
 
 
 def _fresh(config: Config, mesh: Mesh, source: Source) -> TrainState:
-    params = place(source.weights, config.model, model.shardings(config.model, mesh))
+    weights = rearranged(source.weights, source.model, config.model)
+    params = place(weights, config.model, model.shardings(config.model, mesh))
     return jax.jit(lambda params: begin(config, params), out_shardings=state_shardings(config, mesh))(params)
 
 
