@@ -9,15 +9,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rnope_jax.config import Config, MeshConfig
 from rnope_jax.errors import UserError
 
+#: The mesh axis that splits sequences.
+CONTEXT = "context"
+
 #: Axes of the mesh, outermost first.
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", CONTEXT, "tensor")
 
 #: Logical axis of a parameter or activation -> mesh axes that split it. An axis that is not listed
 #: is not split.
 RULES: Mapping[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
+    "sequence": (CONTEXT,),
     "vocab": ("tensor",),
-    "embed": ("fsdp",),
+    "embed": ("fsdp", CONTEXT),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
@@ -34,7 +38,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       UserError: if the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [config.data, config.fsdp, config.tensor]
+    sizes = [getattr(config, name) for name in MESH_AXES]
     if -1 in sizes:
         known = math.prod(size for size in sizes if size != -1)
         sizes[sizes.index(-1)] = len(devices) // known if len(devices) % known == 0 else 0
@@ -61,6 +65,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition(axes))
 
 
+def context_parts() -> int:
+    """Into how many parts the mesh at hand splits each sequence."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape.get(CONTEXT, 1)
+
+
 def check_divisible(mesh: Mesh, name: str, shape: Sequence[int], axes: Axes) -> None:
     """Checks that an array can be split as its logical axes say.
 
@@ -68,23 +78,30 @@ def check_divisible(mesh: Mesh, name: str, shape: Sequence[int], axes: Axes) -> 
       UserError: naming the array, its axis and the mesh axes.
     """
     for size, axis in zip(shape, axes, strict=True):
-        mesh_axes = RULES.get(axis, ()) if axis else ()
+        mesh_axes = [a for a in (RULES.get(axis, ()) if axis else ()) if mesh.shape[a] > 1]
         parts = math.prod(mesh.shape[a] for a in mesh_axes)
         if size % parts:
             raise UserError(
                 f"{name}: its axis {axis!r} of size {size} cannot be split over {parts} devices "
-                f"(mesh axes {', '.join(mesh_axes)}); change the size or mesh.{mesh_axes[-1]}"
+                f"(mesh axes {', '.join(mesh_axes)}); change the size or mesh.{' or mesh.'.join(mesh_axes)}"
             )
 
 
 def check_batches(config: Config, mesh: Mesh) -> None:
-    """Checks that every micro-batch divides over the devices that split the batch.
+    """Checks that every micro-batch divides over the devices that split it, rows and sequence.
 
     Raises:
-      UserError: naming the stage and the nearest batch sizes that work.
+      UserError: naming the stage and the nearest sizes that work.
     """
     parts = math.prod(mesh.shape[axis] for axis in RULES["batch"])
     for index, stage in enumerate(config.stages):
+        if (length := stage.sequence_length) % (chunks := 2 * mesh.shape[CONTEXT]) and chunks > 2:
+            below, above = length // chunks * chunks, (length // chunks + 1) * chunks
+            options = f"{below} or {above}" if below else f"{above}"
+            raise UserError(
+                f"stages[{index}].sequence_length = {length}: must be divisible by {chunks} "
+                f"(two chunks for each of mesh.context = {chunks // 2} devices); for example {options}"
+            )
         unit = parts * stage.accumulation
         if stage.batch_size % unit:
             below, above = stage.batch_size // unit * unit, (stage.batch_size // unit + 1) * unit

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rnope_jax.attention.context import zigzag
 from rnope_jax.config import MeshConfig
 from rnope_jax.errors import UserError
 from rnope_jax.model import bind, describe, init, shardings
@@ -22,7 +23,10 @@ from tests.helpers import (
 )
 from tests.test_config import stage
 
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (1, 4, 2)]
+MESHES = [
+    *[(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (1, 4, 2)],
+    *[(1, 4, 2, 1), (1, 1, 4, 2), (2, 2, 2, 1), (1, 2, 2, 2), (2, 1, 4, 1), (1, 1, 2, 4)],
+]
 
 # Two scanned periods, a remainder and a window, with every axis divisible by what the meshes need.
 CONFIG = tiny_model(num_heads=8, num_kv_heads=4, remat="full")
@@ -30,7 +34,9 @@ LENGTH = 24
 
 
 def mesh_of(sizes, devices=None):
-    return make_mesh(MeshConfig(**dict(zip(("data", "fsdp", "tensor"), sizes, strict=True))), devices)
+    """A mesh of data x fsdp x tensor, or of data x fsdp x context x tensor."""
+    names = ("data", "fsdp", "context", "tensor") if len(sizes) == 4 else ("data", "fsdp", "tensor")
+    return make_mesh(MeshConfig(**dict(zip(names, sizes, strict=True))), devices)
 
 
 def batch():
@@ -56,10 +62,11 @@ def single():
 def test_loss_and_gradients_equal_those_of_one_device(sizes, single):
     mesh = mesh_of(sizes)
     places = shardings(CONFIG, mesh)
-    rows = sharding(mesh, ("batch", None))
+    rows = sharding(mesh, ("batch", "sequence"))
+    order = zigzag(LENGTH, mesh.shape["context"])
     with jax.set_mesh(mesh):
         params = jax.device_put(random_params(CONFIG), places)
-        data = jax.device_put(batch(), rows)
+        data = jax.device_put({name: x[:, order] for name, x in batch().items()}, rows)
         step = jax.jit(
             jax.value_and_grad(loss),
             in_shardings=(places, dict.fromkeys(data, rows)),
@@ -71,7 +78,7 @@ def test_loss_and_gradients_equal_those_of_one_device(sizes, single):
     assert_close_by_name(gradients, single[1], 1e-5)
 
 
-SPLIT_BY = {"vocab": "tensor", "embed": "fsdp", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"}
+SPLIT_BY = {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor"}
 
 
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
@@ -79,12 +86,14 @@ def test_parameters_are_split_as_the_rules_say(sizes):
     mesh = mesh_of(sizes)
     for name, place in shardings(CONFIG, mesh).items():
         info = describe(CONFIG)[name]
-        divisors = [mesh.shape[SPLIT_BY[axis]] if axis in SPLIT_BY else 1 for axis in info.axes]
+        whole = mesh.shape["fsdp"] * mesh.shape["context"]
+        sizes = {"embed": whole, **{axis: mesh.shape[by] for axis, by in SPLIT_BY.items()}}
+        divisors = [sizes.get(axis, 1) for axis in info.axes]
         expected = tuple(size // parts for size, parts in zip(info.shape, divisors, strict=True))
         assert place.shard_shape(info.shape) == expected, name
         # No matrix is whole on any device when the mesh has anything to split it over.
         if info.is_matrix or name == "embedding":
-            assert math.prod(info.shape) == math.prod(expected) * mesh.shape["fsdp"] * mesh.shape["tensor"], name
+            assert math.prod(info.shape) == math.prod(expected) * whole * mesh.shape["tensor"], name
 
 
 def test_init_on_a_mesh_makes_the_parameters_of_one_device_in_place():
@@ -110,12 +119,12 @@ def test_constrain_splits_an_activation():
 
 
 def test_unlisted_and_unnamed_axes_are_not_split():
-    assert partition(("layers", None, "embed")) == PartitionSpec(None, None, ("fsdp",))
+    assert partition(("layers", None, "embed")) == PartitionSpec(None, None, ("fsdp", "context"))
 
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
-    [((1, -1, 1), (1, 8, 1)), ((2, -1, 2), (2, 2, 2)), ((-1, 4, 1), (2, 4, 1)), ((4, 2, -1), (4, 2, 1))],
+    [((1, -1, 1), (1, 8, 1, 1)), ((2, -1, 2), (2, 2, 1, 2)), ((-1, 4, 1), (2, 4, 1, 1)), ((1, 2, -1, 1), (1, 2, 4, 1))],
 )
 def test_an_open_axis_takes_the_devices_that_are_left(sizes, expected):
     assert tuple(mesh_of(sizes).shape.values()) == expected

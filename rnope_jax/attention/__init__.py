@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import jax
 
-from rnope_jax.attention import blockwise, reference
+from rnope_jax.attention import blockwise, context, reference
 from rnope_jax.attention.spec import AttentionSpec, default_scale, visible
 from rnope_jax.errors import UserError
+from rnope_jax.sharding import context_parts
 
 #: Every backend by name.
 BACKENDS: dict[str, Callable[..., jax.Array]] = {
@@ -43,7 +44,12 @@ def attend(
     segment_ids: jax.Array | None = None,
     backend: str = "auto",
 ) -> jax.Array:
-    """Causal self-attention of whole rows; arguments and result as `reference.attend`."""
+    """Causal self-attention of whole rows; arguments and result as `reference.attend`.
+
+    On a mesh whose `context` axis splits rows, they are in zigzag order (`context.zigzag`).
+    """
+    if context_parts() > 1:
+        return context.attend(q, k, v, spec, segment_ids=segment_ids, backend=choose(backend, spec.window))
     return BACKENDS[choose(backend, spec.window)](q, k, v, spec, segment_ids=segment_ids)
 
 

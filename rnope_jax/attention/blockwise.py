@@ -10,7 +10,7 @@ G = H / K. Every product is then a plain batched matrix product.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +45,89 @@ def attend(
     # Padding sits at the end, where causality hides it from every real query.
     segments = None if segment_ids is None else pad_length(segment_ids, 0, padding, -1)
     padded = [pad_length(x, 0, padding) for x in (q, k, v)]
-    return _full(*padded, segments, spec.scale, tile)[:, :length]
+    index = jnp.arange(length + padding)
+    tiles = jnp.asarray(_lower_triangle(0, len(index) // tile))
+    return _full(*padded, segments, segments, tiles, index, spec.scale, tile)[:, :length]
+
+
+def attend_chunks(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    scale: float,
+    chunks: jax.Array,
+    size: int,
+    *,
+    segments: jax.Array,
+    key_segments: jax.Array,
+) -> jax.Array:
+    """Full causal attention of two chunks of a row to the whole row.
+
+    Args:
+      q: the queries of both chunks [B, 2 x size, H, D].
+      k: the keys of the row [B, S, K, D].
+      v: its values.
+      scale: factor on the dot products.
+      chunks: which two of the row's chunks these are [2]; known only when it runs, but their sum is always
+        that of the first and the last, so that the work is always the same.
+      size: tokens in a chunk.
+      segments: document of each query [B, 2 x size].
+      key_segments: document of each key [B, S].
+    """
+    count = k.shape[1] // size
+    tile = next(t for t in range(min(TILE, size), 0, -1) if size % t == 0)
+    per_chunk = size // tile
+    # For each pair of chunks that there may be, the tiles of its queries and those of the keys that they see.
+    after = np.array([per_chunk, 0], np.int32)  # the tiles of the second chunk of queries follow those of the first
+    tables = [
+        np.concatenate(
+            [
+                _lower_triangle(low * per_chunk, per_chunk),
+                _lower_triangle((count - 1 - low) * per_chunk, per_chunk) + after,
+            ]
+        )
+        for low in range(count // 2)
+    ]
+    index = (chunks[:, None] * size + jnp.arange(size)).reshape(-1)
+    tiles = jnp.asarray(np.stack(tables))[chunks[0]]
+    return _full(q, k, v, segments, key_segments, tiles, index, scale, tile)
 
 
 def _windowed(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, window: int, scale: float
 ) -> jax.Array:
+    past = window - 1
+    keys, values = (pad_length(x, past, 0) for x in (k, v))
+    if segments is None:
+        return attend_band(q, keys, values, window, scale, absent=past)
+    return attend_band(
+        q, keys, values, window, scale, segments=segments, key_segments=pad_length(segments, past, 0, -1)
+    )
+
+
+def attend_band(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    window: int,
+    scale: float,
+    *,
+    segments: jax.Array | None = None,
+    key_segments: jax.Array | None = None,
+    absent: int = 0,
+) -> jax.Array:
+    """Windowed attention of queries to themselves and to the keys before them.
+
+    Args:
+      q: queries [B, S, H, D].
+      k: keys [B, window - 1 + S, K, D]: those before the first query, then its own and the following.
+      v: values, likewise.
+      window: keys that a query sees, itself included.
+      scale: factor on the dot products.
+      segments: document of each query [B, S], or None.
+      key_segments: document of each key [B, window - 1 + S], or None.
+      absent: how many of the first keys are not there.
+    """
     length, kv_heads = q.shape[1], k.shape[2]
     block = min(WINDOW_BLOCK, length)
     count = -(-length // block)
@@ -58,16 +135,16 @@ def _windowed(
     span = past + block
 
     queries = _query_blocks(pad_length(q, 0, padding), kv_heads, block)
-    keys, values = (pad_length(x, past, padding).swapaxes(1, 2) for x in (k, v))
-    if segments is not None:
-        q_segments, k_segments = pad_length(segments, 0, padding, -1), pad_length(segments, past, padding, -1)
+    keys, values = (pad_length(x, 0, padding).swapaxes(1, 2) for x in (k, v))
+    if segments is not None and key_segments is not None:
+        q_segments, k_segments = (pad_length(x, 0, padding, -1) for x in (segments, key_segments))
     band = visible(jnp.arange(block)[:, None] + past, jnp.arange(span)[None, :], window)
 
     # Recomputed in the backward pass: only the inputs of a block are kept, not its logits.
     @partial(jax.checkpoint, prevent_cse=False)
     def attend_block(start: jax.Array, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
         keys, values = (jax.lax.dynamic_slice_in_dim(x, start, span, axis=2) for x in (keys, values))
-        mask = (band & (jnp.arange(span) + start >= past))[None]
+        mask = (band & (jnp.arange(span) + start >= absent))[None]
         if segments is not None:
             own = jax.lax.dynamic_slice_in_dim(q_segments, start, block, axis=1)
             seen = jax.lax.dynamic_slice_in_dim(k_segments, start, span, axis=1)
@@ -111,44 +188,69 @@ def _key_blocks(k: jax.Array, rows: int) -> jax.Array:
     return _query_blocks(k, k.shape[2], rows)
 
 
-def _tiles(count: int) -> jax.Array:
-    """(query tile, key tile) of the lower triangle, in the order in which they are visited."""
-    return jnp.asarray(np.stack(np.tril_indices(count), axis=1).astype(np.int32))
+def _lower_triangle(first: int, count: int) -> np.ndarray:
+    """(query tile, key tile) as they are visited, for `count` tiles of queries, of which the first is tile `first`."""
+    return np.asarray([(i, j) for i in range(count) for j in range(first + i + 1)], np.int32)
 
 
-def _tile_logits(
-    queries: jax.Array, keys: jax.Array, i: jax.Array, j: jax.Array, segments: jax.Array | None, scale: float
-) -> jax.Array:
-    """Masked logits of query tile i and key tile j; `segments` [B, S / tile, tile]."""
-    tile = keys.shape[-2]
-    mask = visible(i * tile + jnp.arange(tile)[:, None], j * tile + jnp.arange(tile)[None, :], None)[None]
-    if segments is not None:
-        mask &= segments[:, i, :, None] == segments[:, j, None, :]
-    return _masked_logits(queries, keys, mask, scale)
+class _Tiles(NamedTuple):
+    """What tiles of the logits are masked by."""
+
+    places: jax.Array
+    """Index in the row of each query [tiles, tile]."""
+    segments: jax.Array | None
+    """[B, tiles, tile]"""
+    key_segments: jax.Array | None
+
+    def logits(self, queries: jax.Array, keys: jax.Array, i: jax.Array, j: jax.Array, scale: float) -> jax.Array:
+        """Masked logits of query tile i and key tile j."""
+        tile = keys.shape[-2]
+        mask = visible(self.places[i][:, None], j * tile + jnp.arange(tile)[None, :], None)[None]
+        if self.segments is not None and self.key_segments is not None:
+            mask &= self.segments[:, i, :, None] == self.key_segments[:, j, None, :]
+        return _masked_logits(queries, keys, mask, scale)
 
 
-def _split_segments(segment_ids: jax.Array | None, tile: int) -> jax.Array | None:
-    return None if segment_ids is None else segment_ids.reshape(segment_ids.shape[0], -1, tile)
+def _split_tiles(index: jax.Array, segments: jax.Array | None, key_segments: jax.Array | None, tile: int) -> _Tiles:
+    split = [None if x is None else x.reshape(x.shape[0], -1, tile) for x in (segments, key_segments)]
+    return _Tiles(index.reshape(-1, tile), *split)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(7, 8))
 def _full(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, scale: float, tile: int
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array | None,
+    key_segments: jax.Array | None,
+    tiles: jax.Array,
+    index: jax.Array,
+    scale: float,
+    tile: int,
 ) -> jax.Array:
-    return _full_forward(q, k, v, segment_ids, scale, tile)[0]
+    """Causal attention of queries at `index` [S] of a row to its keys, over pairs of tiles [P, 2]."""
+    return _full_forward(q, k, v, segments, key_segments, tiles, index, scale, tile)[0]
 
 
 def _full_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, scale: float, tile: int
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array | None,
+    key_segments: jax.Array | None,
+    tiles: jax.Array,
+    index: jax.Array,
+    scale: float,
+    tile: int,
 ) -> tuple[jax.Array, tuple]:
     queries = _query_blocks(q, k.shape[2], tile)
     keys, values = _key_blocks(k, tile), _key_blocks(v, tile)
-    segments = _split_segments(segment_ids, tile)
+    masks = _split_tiles(index, segments, key_segments, tile)
 
     def step(carry: Any, pair: jax.Array) -> tuple[Any, None]:
         outputs, maxima, sums = carry
         i, j = pair[0], pair[1]
-        logits = _tile_logits(queries[i], keys[j], i, j, segments, scale)
+        logits = masks.logits(queries[i], keys[j], i, j, scale)
         maximum = jnp.maximum(maxima[i], logits.max(-1))
         weights = jnp.exp(logits - maximum[..., None])
         decay = jnp.exp(maxima[i] - maximum)
@@ -158,23 +260,24 @@ def _full_forward(
 
     rows = queries.shape[:-1]
     start = (jnp.zeros(queries.shape, jnp.float32), jnp.full(rows, MASKED), jnp.zeros(rows, jnp.float32))
-    (outputs, maxima, sums), _ = jax.lax.scan(step, start, _tiles(len(queries)))
+    (outputs, maxima, sums), _ = jax.lax.scan(step, start, tiles)
     outputs = (outputs / sums[..., None]).astype(q.dtype)
-    return _join_queries(outputs, tile), (q, k, v, segment_ids, outputs, maxima + jnp.log(sums))
+    residuals = (q, k, v, segments, key_segments, tiles, index, outputs, maxima + jnp.log(sums))
+    return _join_queries(outputs, tile), residuals
 
 
 def _full_backward(scale: float, tile: int, residuals: tuple, gradient: jax.Array) -> tuple:
-    q, k, v, segment_ids, outputs, log_sums = residuals
+    q, k, v, segments, key_segments, tiles, index, outputs, log_sums = residuals
     queries, gradients = (_query_blocks(x, k.shape[2], tile) for x in (q, gradient))
     keys, values = _key_blocks(k, tile), _key_blocks(v, tile)
-    segments = _split_segments(segment_ids, tile)
+    masks = _split_tiles(index, segments, key_segments, tile)
     deltas = (gradients.astype(jnp.float32) * outputs.astype(jnp.float32)).sum(-1)
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def step(carry: Any, pair: jax.Array) -> tuple[Any, None]:
         dq, dk, dv = carry
         i, j = pair[0], pair[1]
-        weights = jnp.exp(_tile_logits(queries[i], keys[j], i, j, segments, scale) - log_sums[i][..., None])
+        weights = jnp.exp(masks.logits(queries[i], keys[j], i, j, scale) - log_sums[i][..., None])
         dweights = product("bksd,bktd->bkst", gradients[i], values[j])
         dlogits = (weights * (dweights - deltas[i][..., None]) * scale).astype(q.dtype)
         dq = dq.at[i].add(product("bkst,bktd->bksd", dlogits, keys[j]))
@@ -183,9 +286,9 @@ def _full_backward(scale: float, tile: int, residuals: tuple, gradient: jax.Arra
         return (dq, dk, dv), None
 
     start = tuple(jnp.zeros(x.shape, jnp.float32) for x in (queries, keys, values))
-    (dq, dk, dv), _ = jax.lax.scan(step, start, _tiles(len(queries)))
+    (dq, dk, dv), _ = jax.lax.scan(step, start, tiles)
     dq, dk, dv = (_join_queries(x, tile) for x in (dq, dk, dv))
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None, None, None
 
 
 _full.defvjp(_full_forward, _full_backward)

@@ -162,6 +162,8 @@ class MeshConfig(Schema):
     """Replicas that split the batch."""
     fsdp: int = -1
     """Devices that split the batch and shard parameters and optimizer."""
+    context: int = 1
+    """Devices that split each sequence, and parameters and optimizer together with fsdp."""
     tensor: int = 1
     """Devices that split heads, feed-forward width and vocabulary."""
 
@@ -169,8 +171,8 @@ class MeshConfig(Schema):
         return "mesh"
 
     def problems(self) -> Iterator[Problem]:
-        sizes = (self.data, self.fsdp, self.tensor)
-        for name in ("data", "fsdp", "tensor"):
+        sizes = (self.data, self.fsdp, self.context, self.tensor)
+        for name in ("data", "fsdp", "context", "tensor"):
             size = getattr(self, name)
             if size < 1 and size != -1:
                 yield name, "must be at least 1, or -1 for all remaining devices"

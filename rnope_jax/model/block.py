@@ -65,8 +65,8 @@ class Attention(nnx.Module):
             base = kind.log_scaling.base
             factor = jnp.log(base + jnp.maximum(rows.positions, 0)) / math.log(base)
             q = (q * factor[..., None, None]).astype(dtype)
-        q = constrain(q, "batch", None, "heads", None)
-        k, v = (constrain(heads, "batch", None, "kv_heads", None) for heads in (k, v))
+        q = constrain(q, "batch", "sequence", "heads", None)
+        k, v = (constrain(heads, "batch", "sequence", "kv_heads", None) for heads in (k, v))
         spec = AttentionSpec(scale=default_scale(self.config.head_dim), window=kind.window)
         if cache is None:
             mixed = attend(q, k, v, spec, segment_ids=rows.segment_ids, backend=self.config.attention)
@@ -96,7 +96,7 @@ class FeedForward(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, S, d_model] to the same shape."""
         inner = jax.nn.silu(project(x, self.gate[...])) * project(x, self.up[...])
-        return project(constrain(inner, "batch", None, "mlp"), self.down[...])
+        return project(constrain(inner, "batch", "sequence", "mlp"), self.down[...])
 
 
 class Block(nnx.Module):
@@ -113,7 +113,7 @@ class Block(nnx.Module):
         """Maps the residual stream [B, S, d_model] to the next one, and extends the cache."""
         x = self.norm(h)
         attended, cache = self.attention(x, rows, cache)
-        return constrain(h + attended + self.mlp(x), "batch", None, None), cache
+        return constrain(h + attended + self.mlp(x), "batch", "sequence", None), cache
 
 
 def hidden_init(config: ModelConfig) -> dict[str, float]:

@@ -114,7 +114,7 @@ class Transformer(nnx.Module):
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         dtype = jnp.dtype(self.config.compute_dtype)
-        return constrain(self.embedding[...][tokens].astype(dtype), "batch", None, None)
+        return constrain(self.embedding[...][tokens].astype(dtype), "batch", "sequence", None)
 
     def _rows(self, positions: jax.Array, segment_ids: jax.Array | None) -> Rows:
         thetas = {kind.rope_theta for kind in self.config.layer_kinds if kind.rope_theta is not None}

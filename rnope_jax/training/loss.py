@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from rnope_jax.data.packing import Batch
 from rnope_jax.model import Transformer
 from rnope_jax.model.linear import project
+from rnope_jax.sharding import constrain, context_parts
 
 
 class LossSums(NamedTuple):
@@ -44,18 +45,22 @@ def cross_entropy(
       logit_factor: factor on the logits.
       chunk: positions per row and chunk.
     """
-    length = targets.shape[1]
+    parts = context_parts()
+    length = targets.shape[1] // parts
     chunk = min(chunk, length)
     count = -(-length // chunk)
     padding = count * chunk - length
 
     def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], count, chunk, *x.shape[2:]), 1, 0)
+        """[B, S, ...] to [count, B, parts, chunk, ...]: a chunk holds some tokens of every device's part of the row."""
+        x = x.reshape(x.shape[0], parts, length, *x.shape[2:])
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 3))
+        return jnp.moveaxis(x.reshape(*x.shape[:2], count, chunk, *x.shape[3:]), 2, 0)
 
     # The table is cast inside, so that its gradient is summed over chunks in float32.
     @partial(jax.checkpoint, prevent_cse=False)
     def sums(hidden: jax.Array, targets: jax.Array, mask: jax.Array, table: jax.Array) -> LossSums:
+        hidden = constrain(hidden, "batch", "sequence", None, None)
         logits = project(hidden, table.T, result_type=jnp.float32) * logit_factor
         normaliser = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]

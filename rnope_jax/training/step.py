@@ -9,10 +9,11 @@ import optax
 from jax.sharding import Mesh
 
 from rnope_jax import model
+from rnope_jax.attention.context import zigzag
 from rnope_jax.config import Config
 from rnope_jax.data import Batch
 from rnope_jax.model import Params
-from rnope_jax.sharding import constrain, sharding
+from rnope_jax.sharding import CONTEXT, constrain, sharding
 from rnope_jax.training.loss import LossSums, batch_loss
 from rnope_jax.training.optimizer import clip
 from rnope_jax.training.schedule import learning_rate
@@ -63,7 +64,7 @@ def make_train_step(config: Config, stage_index: int, mesh: Mesh) -> TrainStep:
             return jax.grad(objective, has_aux=True)(params, batch)
 
         def accumulate(total: Any, part: Batch) -> tuple[Any, None]:
-            part = jax.tree.map(lambda x: constrain(x, "batch", None), part)
+            part = jax.tree.map(lambda x: constrain(x, "batch", "sequence"), part)
             return jax.tree.map(jnp.add, total, jax.grad(objective, has_aux=True)(params, part)), None
 
         # Micro-batch i takes every accumulation-th row, so that each is spread over all devices.
@@ -120,14 +121,17 @@ def make_evaluation_step(config: Config, stage_index: int, mesh: Mesh) -> Evalua
 
 
 def batch_sharding(mesh: Mesh) -> jax.sharding.NamedSharding:
-    """Where the rows of a batch live."""
-    return sharding(mesh, ("batch", None))
+    """Where the tokens of a batch live."""
+    return sharding(mesh, ("batch", "sequence"))
 
 
 def to_devices(batch: Batch, mesh: Mesh) -> Batch:
     """A global batch from this process's rows."""
 
+    parts = mesh.shape[CONTEXT]
+    order = zigzag(batch.tokens.shape[1], parts) if parts > 1 else slice(None)
+
     def place(x: np.ndarray) -> jax.Array:
-        return jax.make_array_from_process_local_data(batch_sharding(mesh), x)
+        return jax.make_array_from_process_local_data(batch_sharding(mesh), x[:, order])
 
     return jax.tree.map(place, batch)

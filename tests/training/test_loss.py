@@ -89,12 +89,12 @@ def test_the_gradient_of_the_table_is_summed_in_float32():
 
 
 def test_padding_and_other_documents_weigh_nothing():
-    config = step_config()
-    batch = packed_batch(config)
+    run = step_config()
+    batch = packed_batch(run)
 
     class Model:
-        embedding = jnp.asarray(np.random.default_rng(1).normal(size=(config.model.vocab_size, 4)), jnp.float32)
-        logit_factor = 1.0
+        config = run.model
+        embedding = jnp.asarray(np.random.default_rng(1).normal(size=(config.vocab_size, 4)), jnp.float32)
 
         def hidden(self, tokens, positions, segment_ids):
             return self.embedding[tokens]
