@@ -1,0 +1,1 @@
+"""Programs that measure; each writes what it found to benchmarks/results/."""
