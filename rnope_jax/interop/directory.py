@@ -19,10 +19,11 @@ from rnope_jax.weights import Index
 
 CONFIG = "config.json"
 
-_CONFIG_LIMIT = 4 * 2**20
+CONFIG_LIMIT = 4 * 2**20
 _INDEX_LIMIT = 8 * 2**20
 
-_LAYER = re.compile(r"model\.layers\.(\d{1,6})\.")
+_LAYER = re.compile(r"model\.layers\.([0-9]{1,6})\.")
+_MOST_LAYERS = 1024
 _HEAD = "lm_head.weight"
 
 #: Bytes that are looked at at once.
@@ -78,10 +79,12 @@ def open_directory(path: Path, convention: WindowConvention = "transformers") ->
         raise UserError(f"{path}: not a directory")
     if not (path / CONFIG).exists():
         raise UserError(f"{path}: there is no {CONFIG} in it")
-    config = read_json(path, CONFIG, _CONFIG_LIMIT)
+    config = read_json(path, CONFIG, CONFIG_LIMIT)
     stored = _stored(path)
     # Layers are counted before the configuration is believed: a lie must not make us list billions.
     layers = len({found[1] for name in stored if (found := _LAYER.match(name))})
+    if layers > _MOST_LAYERS:
+        raise UserError(f"{path}: {layers} layers are over the limit of {_MOST_LAYERS}")
     if (claimed := config.get("num_hidden_layers", 40)) != layers:
         raise UserError(f"{path / CONFIG}: num_hidden_layers = {quoted(claimed)}, but the files hold {layers}")
     model = read_model(path / CONFIG, config, convention)
@@ -152,8 +155,10 @@ def _check_shape(path: Path, name: str, shape: tuple[int, ...], stored: Mapping[
 def _check_tensors(path: Path, expected: list[Tensor], stored: Mapping[str, Stored]) -> None:
     for tensor in expected:
         _check_shape(path, tensor.name, tensor.shape, stored)
-    for name in set(stored) - {tensor.name for tensor in expected}:
-        extra = stored[name]
+    names = {tensor.name for tensor in expected}
+    for name, extra in stored.items():
+        if name in names:
+            continue
         if name == _HEAD:
             embedding = stored[HUGGING_FACE.embedding]
             if (extra.shape, extra.dtype) != (embedding.shape, embedding.dtype) or not all(

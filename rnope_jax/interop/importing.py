@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,14 +15,28 @@ from rnope_jax.config import Config, DataConfig, InitConfig, ScheduleConfig, Sta
 from rnope_jax.errors import UserError
 from rnope_jax.files import make_directory
 from rnope_jax.interop import safetensors
-from rnope_jax.interop.directory import CONFIG
+from rnope_jax.interop.directory import CONFIG, CONFIG_LIMIT, FileWeights
 from rnope_jax.interop.exporting import SHARD_BYTES, check_room
 from rnope_jax.interop.names import HUGGING_FACE
-from rnope_jax.interop.published import WindowConvention
+from rnope_jax.interop.published import KEYS, WindowConvention
 from rnope_jax.interop.safetensors import Planned
 from rnope_jax.interop.source import Source, open_source, planned
 from rnope_jax.interop.tokenizer_files import copy_tokenizer
+from rnope_jax.interop.untrusted import quoted, read_json, regular_file
 from rnope_jax.run import Run
+
+#: Reads a tokenizer.json in a process of its own: over some files the library panics, and takes the process that it
+#: is in with it. Errors that it reports are left to the reader here, who meets them again.
+_PROBE = """
+import contextlib, resource, sys, tokenizers
+with contextlib.suppress(Exception):
+    resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
+with contextlib.suppress(Exception):
+    tokenizers.Tokenizer.from_file(sys.argv[1]).encode("a naïve\\n text")
+"""
+
+#: Seconds that the probe may take; a vocabulary of a million tokens takes five.
+_PROBE_LIMIT = 120
 
 
 def import_directory(
@@ -33,7 +49,8 @@ def import_directory(
     """Makes a run of published weights; `python train.py RUN` trains it on.
 
     The directory may come from anywhere. Its files are checked before anything is written, every
-    value is seen to be finite, and what is kept is written anew: tensors bit for bit, nothing else.
+    value is seen to be finite, and what is kept is written anew: tensors bit for bit, the keys of
+    config.json that describe the model, the tokenizer's data; nothing else.
 
     Args:
       directory: Hugging Face files of a Cohere or Cohere2 (dense) model.
@@ -44,10 +61,16 @@ def import_directory(
     Raises:
       UserError: naming the file and the fact, if anything is not as it must be; `run` is not made then.
     """
+    # A run would be opened with less suspicion.
+    if (directory / CONFIG).exists() and "model_type" not in read_json(directory, CONFIG, CONFIG_LIMIT):
+        raise UserError(
+            f"{directory / CONFIG}: no model_type, so no Hugging Face model; if it is a run already, "
+            f"train from it with --init.source {directory}"
+        )
     source = open_source(directory, convention=convention)
-    if source.config is not None:
-        raise UserError(f"{directory} is a run already; train from it with --init.source {directory}")
-    tensors = [_finite(tensor, directory) for tensor in planned(source, HUGGING_FACE, None)]
+    assert isinstance(source.weights, FileWeights)
+    stored = source.weights.stored
+    tensors = [_finite(tensor, stored[tensor.name].file) for tensor in planned(source, HUGGING_FACE, None)]
     size = sum(tensor.bytes for tensor in tensors)
     check_room(run, size)
     count = flops.parameters(source.model).total
@@ -57,19 +80,15 @@ def import_directory(
     config = _config(source, run, convention)
     with make_directory(run) as aside:
         paths = Run(aside)
-        paths.imported.mkdir()
-        safetensors.write(paths.imported, tensors, SHARD_BYTES)
         if source.tokenizer:
             paths.tokenizer.mkdir()
-            tokenizer = copy_tokenizer(source.tokenizer, paths.tokenizer, add_bos=False)
-            if tokenizer.vocab_size > source.model.vocab_size:
-                raise UserError(
-                    f"{directory / 'tokenizer.json'}: has {tokenizer.vocab_size} tokens, "
-                    f"the model an embedding of {source.model.vocab_size}"
-                )
+            _take_tokenizer(source.tokenizer, paths.tokenizer, source.model.vocab_size)
         else:
             report("  no tokenizer.json: give data.tokenizer when you train")
-        (paths.imported / CONFIG).write_text(json.dumps(source.published, indent=2) + "\n")
+        paths.imported.mkdir()
+        safetensors.write(paths.imported, tensors, SHARD_BYTES)
+        kept = {key: value for key, value in source.published.items() if key in KEYS}
+        (paths.imported / CONFIG).write_text(json.dumps(kept, indent=2) + "\n")
         paths.record(config)
     return config
 
@@ -94,13 +113,32 @@ def _config(source: Source, run: Path, convention: WindowConvention) -> Config:
     )
 
 
-def _finite(tensor: Planned, directory: Path) -> Planned:
+def _take_tokenizer(directory: Path, target: Path, vocab_size: int) -> None:
+    """Copies the tokenizer, after another process has survived it."""
+    file = regular_file(directory, "tokenizer.json")
+    # -P: the working directory may be the one that nobody vouches for, with a tokenizers.py in it.
+    command = [sys.executable, "-P", "-c", _PROBE, str(file)]
+    try:
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROBE_LIMIT)
+        size = copy_tokenizer(directory, target, add_bos=False).vocab_size
+    except subprocess.SubprocessError as error:
+        raise UserError(f"{file}: the tokenizers library breaks down over it") from error
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        # Settings may be of any type, and messages quote what they are about.
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        fact = quoted(kind + str(error).replace(f"{directory}/", ""), 200)[1:-1]
+        raise UserError(f"{directory}: the tokenizer cannot be taken: {fact}") from error
+    if size > vocab_size:
+        raise UserError(f"{file}: has {size} tokens, the model an embedding of {vocab_size}")
+
+
+def _finite(tensor: Planned, file: Path) -> Planned:
     """The tensor, with every value looked at on its way."""
 
     def checked(values: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
         for piece in values():
             if not np.isfinite(piece.astype(np.float32, copy=False)).all():
-                raise UserError(f"{directory}: tensor {tensor.name} has values that are not finite")
+                raise UserError(f"{file}: tensor {tensor.name} has values that are not finite")
             yield piece
 
     return dataclasses.replace(tensor, values=partial(checked, tensor.values))

@@ -27,7 +27,8 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "use_parallel_block": (True,),
     "use_gated_activation": (True,),
     "position_embedding_type": ("rope_gptj",),
-    "rotary_pct": (1, None),
+    "rotary_pct": (1, 1.0, None),
+    "partial_rotary_factor": (1, 1.0, None),
     "rope_scaling": (None,),
     "order_of_interleaved_layers": ("local_attn_first",),
     "quantization_config": (None,),
@@ -42,6 +43,17 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 #: Keys that give the same period as `sliding_window_pattern`.
 _PERIODS = ("sliding_window_pattern", "_sliding_window_pattern", "layer_switch")
 
+#: Keys that are read here; a run keeps these.
+KEYS = {
+    *("model_type", "architectures", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"),
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "layer_norm_eps", "logit_scale", "initializer_range", "use_qk_norm"),
+    *("sliding_window", "layer_types", *_PERIODS, "rope_theta", "rope_parameters", *_FIXED),
+}
+
+#: Keys whose null means that they are not given.
+_NULLABLE = ("num_key_value_heads", "head_dim")
+
 
 @dataclass(frozen=True)
 class _Fields:
@@ -54,20 +66,22 @@ class _Fields:
         return UserError(f"{self.path}: {name} = {quoted(self.data.get(name))}: {fact}")
 
     def size(self, name: str, default: int | None = None) -> int:
-        value = self.data.get(name)
-        if value is None and default is not None:
-            return default
+        value = self.data.get(name, default)
         if type(value) is not int or not 1 <= value <= _LARGEST:
             raise self.refuse(name, f"must be a whole number from 1 to {_LARGEST}")
         return value
 
     def number(self, name: str, default: float, data: dict[str, Any] | None = None) -> float:
-        value = (self.data if data is None else data).get(name)
-        if value is None:
-            return default
-        if type(value) not in (int, float) or not 0 < value < 1e30:
+        value = (self.data if data is None else data).get(name, default)
+        if type(value) not in (int, float) or not 1e-30 < value < 1e30:
             raise UserError(f"{self.path}: {name} = {quoted(value)}: must be a positive number")
         return float(value)
+
+    def token(self, name: str) -> None:
+        value = self.data.get(name)
+        several = value if name == "eos_token_id" and isinstance(value, list) else [value]
+        if value is not None and any(type(item) is not int or not 0 <= item <= _LARGEST for item in several):
+            raise self.refuse(name, "must be a token id")
 
 
 def read_model(path: Path, data: dict[str, Any], convention: WindowConvention) -> ModelConfig:
@@ -81,31 +95,37 @@ def read_model(path: Path, data: dict[str, Any], convention: WindowConvention) -
     Raises:
       UserError: if it describes another architecture, contradicts itself, or has values that make no sense.
     """
-    fields = _Fields(path, data)
+    fields = _Fields(path, {key: value for key, value in data.items() if value is not None or key not in _NULLABLE})
     read: dict[str, Callable[[_Fields], Pattern]] = {
         "cohere2": lambda fields: _cohere2(fields, convention),
         "cohere": _cohere,
     }
-    if not isinstance(name := data.get("model_type"), str) or name not in read:
+    if not isinstance(family := data.get("model_type"), str) or family not in read:
         raise fields.refuse("model_type", "only cohere2 (dense) and cohere can be imported")
-    expected = {"cohere2": "Cohere2ForCausalLM", "cohere": "CohereForCausalLM"}[name]
+    expected = {"cohere2": "Cohere2ForCausalLM", "cohere": "CohereForCausalLM"}[family]
     if data.get("architectures", [expected]) != [expected]:
-        raise fields.refuse("architectures", f"must be [{expected}] for {name}")
+        raise fields.refuse("architectures", f"must be [{expected}] for {family}")
     for key, allowed in _FIXED.items():
-        if key in data and not any(data[key] is value or data[key] == value for value in allowed):
+        if key in data and not any(type(data[key]) is type(value) and data[key] == value for value in allowed):
             raise fields.refuse(key, f"only {allowed[0]} can be imported")
     heads, width = fields.size("num_attention_heads", 64), fields.size("hidden_size", 8192)
-    if "head_dim" not in data and width % heads:
+    if "head_dim" not in fields.data and width % heads:
         raise fields.refuse("num_attention_heads", f"does not divide hidden_size = {width}, and head_dim is not given")
+    groups = fields.size("num_key_value_heads", heads)
+    if heads % groups:
+        raise fields.refuse("num_key_value_heads", f"does not divide num_attention_heads = {heads}")
+    fields.size("max_position_embeddings", 8192)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        fields.token(name)
     try:
         return ModelConfig(
-            pattern=read[name](fields),
+            pattern=read[family](fields),
             num_layers=fields.size("num_hidden_layers", 40),
             vocab_size=fields.size("vocab_size", 256_000),
             d_model=width,
             d_ff=fields.size("intermediate_size", 22_528),
             num_heads=heads,
-            num_kv_heads=fields.size("num_key_value_heads", heads),
+            num_kv_heads=groups,
             head_dim=fields.size("head_dim", width // heads),
             norm_eps=fields.number("layer_norm_eps", 1e-5),
             logit_scale=fields.number("logit_scale", 0.0625),

@@ -3,10 +3,15 @@
 import json
 import os
 import stat
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rnope_jax.errors import UserError
+
+#: Lists and objects in one another, and in all: more would make what reads them slow or large.
+_DEPTH = 32
+_CONTAINERS = 2**18
 
 
 def regular_file(directory: Path, name: str, limit: int | None = None) -> Path:
@@ -20,7 +25,7 @@ def regular_file(directory: Path, name: str, limit: int | None = None) -> Path:
     Raises:
       UserError: if the name leads elsewhere, or what is there is no regular file, or it is too large.
     """
-    if not name or name in (".", "..") or any(mark in name for mark in "/\\\0") or not name.isprintable():
+    if name in ("", ".", "..") or any(mark in name for mark in "/\\") or not name.isprintable() or len(name) > 255:
         raise UserError(f"{directory}: {quoted(name)} is not a plain file name")
     path = directory / name
     try:
@@ -51,7 +56,14 @@ def read_json(directory: Path, name: str, limit: int) -> dict[str, Any]:
 
 
 def parse_json(path: Path, text: bytes) -> Any:
-    """Parses strictly: UTF-8, no name twice in an object, no NaN or infinity."""
+    """Parses strictly: UTF-8, no name twice in an object, no NaN or infinity, nothing endless.
+
+    Raises:
+      UserError: naming `path` and the fact.
+    """
+    # Before any of them is made: an empty list takes thirty times its two characters.
+    if text.count(b"[") + text.count(b"{") > _CONTAINERS:
+        raise UserError(f"{path}: more than {_CONTAINERS} lists and objects")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -64,12 +76,20 @@ def parse_json(path: Path, text: bytes) -> Any:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not a number")
 
+    too_deep = UserError(f"{path}: JSON nested too deeply")
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError as error:
-        raise UserError(f"{path}: JSON nested too deeply") from error
+        raise too_deep from error
     except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {quoted(str(error))[1:-1]}") from error
+        raise UserError(f"{path}: not valid JSON: {quoted(error)}") from error
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(_DEPTH):
+        inner = chain.from_iterable(item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for item in inner if isinstance(item, (dict, list))]
+    if level:
+        raise too_deep
+    return value
 
 
 def quoted(value: Any, limit: int = 80) -> str:
