@@ -54,7 +54,14 @@ def _reading(source: Source, target: Target, config: dict[str, Any]) -> str:
         lines.append(f"`sliding_window` of {config['sliding_window']} means none: RoPE layers see everything.\n")
     if "sliding_window_pattern" in config and config["sliding_window_pattern"] is None:
         lines.append("The order of the layers is in `layer_types`, which transformers reads from 4.53 on.\n")
-    if target != "vllm":
+    if target == "llama.cpp":
+        lines.append(
+            "`convert_hf_to_gguf.py` makes a GGUF file of it if it knows the tokenizer; it knows published ones only, "
+            "and `rnope export --gguf` does without it. The tokenizer is written as it came, or the converter would "
+            "not know it. If it puts no start token in front, let llama.cpp do so, for training did: "
+            "`--override-kv tokenizer.ggml.add_bos_token=bool:true`.\n"
+        )
+    elif target != "vllm":
         lines.append(
             "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             'model = AutoModelForCausalLM.from_pretrained(".")\n'

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from rnope_jax import model
-from rnope_jax.data import tokenizer
+from rnope_jax.data import Tokenizer, tokenizer
 from rnope_jax.interop.source import Source, open_source
 from rnope_jax.weights import DTYPES, Index, Weights, place
 
@@ -28,14 +28,16 @@ _TEXTS = (
 class _Rounded:
     """Weights as they are after a round through a smaller type."""
 
-    def __init__(self, weights: Weights, dtype: np.dtype):
-        self._weights, self._dtype = weights, dtype
+    def __init__(self, weights: Weights, dtype: np.dtype, kept: str | None = None):
+        """`kept` ends the names of weights that are not rounded."""
+        self._weights, self._dtype, self._kept = weights, dtype, kept
 
     def dtype(self, name: str, layer: int | None = None) -> np.dtype:
         return self._dtype
 
     def read(self, name: str, index: Index = ()) -> np.ndarray:
-        return self._weights.read(name, index).astype(self._dtype)
+        values = self._weights.read(name, index)
+        return values if self._kept and name.endswith(self._kept) else values.astype(self._dtype)
 
 
 def main(ask: Path, answer: Path) -> None:
@@ -44,21 +46,33 @@ def main(ask: Path, answer: Path) -> None:
     source = open_source(Path(task["source"]), task["step"])
     tokens = np.random.default_rng(0).integers(0, source.model.vocab_size, (1, task["length"]))
     positions = np.unique(np.linspace(0, task["length"] - 1, _POSITIONS).astype(int))
-    mine = _ours(source, task["dtype"] and DTYPES[task["dtype"]], tokens, positions)
-    theirs = _llama_cpp if task["program"] == "llama.cpp" else _transformers
-    found = theirs(Path(task["made"]), task["window"], tokens, positions)
+    is_gguf = task["program"] == "llama.cpp"
+    kept = ".scale" if is_gguf else None  # norms stay as they are there
+    mine = _ours(source, task["dtype"] and DTYPES[task["dtype"]], kept, tokens, positions)
+    made = Path(task["made"])
+    found = (
+        _llama_cpp(made, tokens, positions) if is_gguf else _transformers(made, task["extra_keys"], tokens, positions)
+    )
     error = float(np.abs(mine - found.logits).max() / np.abs(mine).max())
     text = None
     if source.tokenizer:
         own = tokenizer.load(source.tokenizer)
-        text = next((text for text in _TEXTS if found.encode(text) != [own.bos_id, *own.encode(text)]), None)
+        text = next((text for text in _TEXTS if not _same(own, text, found.encode(text), task["start"])), None)
     answer.write_text(json.dumps({"error": error, "version": found.version, "text": text}))
 
 
-def _ours(source: Source, dtype: np.dtype | None, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def _same(own: Tokenizer, text: str, found: list[int], start: bool) -> bool:
+    """Whether a text has the tokens that training gave it, the start token in front (which may be missing)."""
+    expected = own.encode(text)
+    return found == [own.bos_id, *expected] or (not start and found == expected)
+
+
+def _ours(
+    source: Source, dtype: np.dtype | None, kept: str | None, tokens: np.ndarray, positions: np.ndarray
+) -> np.ndarray:
     """Logits [positions, vocab_size] in float32, with the portable attention."""
     config = replace(source.model, compute_dtype="float32", attention="blockwise", remat="none")
-    weights = source.weights if dtype is None else _Rounded(source.weights, dtype)
+    weights = source.weights if dtype is None else _Rounded(source.weights, dtype, kept)
     params = place(weights, config, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
 
     @jax.jit
@@ -79,13 +93,13 @@ class Found:
     encode: Callable[[str], list[int]]
 
 
-def _transformers(path: Path, window: int | None, tokens: np.ndarray, positions: np.ndarray) -> Found:
+def _transformers(path: Path, extra_keys: int, tokens: np.ndarray, positions: np.ndarray) -> Found:
     import torch
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(path)
-    if window is not None:
-        config.sliding_window = window  # an export for vLLM says one key less
+    if extra_keys:
+        config.sliding_window += extra_keys
     name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(path, config=config, **{name: torch.float32}).eval()
     chosen = {}
@@ -101,7 +115,7 @@ def _transformers(path: Path, window: int | None, tokens: np.ndarray, positions:
     return Found(logits, transformers.__version__, encode)
 
 
-def _llama_cpp(path: Path, window: int | None, tokens: np.ndarray, positions: np.ndarray) -> Found:
+def _llama_cpp(path: Path, tokens: np.ndarray, positions: np.ndarray) -> Found:
     import llama_cpp
 
     theirs = llama_cpp.Llama(str(path), n_ctx=tokens.shape[1], logits_all=True, verbose=False, n_gpu_layers=0)

@@ -86,7 +86,8 @@ def export(
         files = safetensors.write(aside, tensors, shard_bytes)
         copied = None
         if source.tokenizer:
-            copied = token_ids(copy_tokenizer(source.tokenizer, aside, add_bos=True), aside)
+            # llama.cpp's converter knows tokenizers by the ids that they give a text, as they were published.
+            copied = token_ids(copy_tokenizer(source.tokenizer, aside, add_bos=target != "llama.cpp"), aside)
         config = _config(source, keys, copied, kept or tensors[0].dtype)
         _write_json(aside / "generation_config.json", _generation(config))
         (aside / "README.md").write_text(model_card(source, target, config), encoding="utf-8")

@@ -24,7 +24,7 @@ from rnope_jax.weights import DTYPES
 #: What files are called where OUT is a directory.
 _NAME = "model.gguf"
 
-_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -74,7 +74,9 @@ def export_gguf(
     if source.tokenizer is None:
         raise UserError(f"{run}: a GGUF file holds the tokenizer, and there is none with this model")
     kept = export_dtype(source, dtype)
-    tensors = planned(source, GGUF, kept)
+    # Norms are never rounded: they are small, and llama.cpp wants float32.
+    pairs = zip(planned(source, GGUF, kept), planned(source, GGUF, DTYPES["float32"]), strict=True)
+    tensors = [tensor if len(tensor.shape) > 1 else exact for tensor, exact in pairs]
     size = sum(tensor.bytes for tensor in tensors)
     target = out if out.suffix == ".gguf" else out / _NAME
     check_room(out, size)
@@ -84,16 +86,15 @@ def export_gguf(
         _add_tokenizer(gguf, writer, source, aside)
         kinds = gguf.GGMLQuantizationType
         codes = {DTYPES["float32"]: kinds.F32, DTYPES["float16"]: kinds.F16, DTYPES["bfloat16"]: kinds.BF16}
-        types = [tensor.dtype if len(tensor.shape) > 1 else DTYPES["float32"] for tensor in tensors]
-        for tensor, type_ in zip(tensors, types, strict=True):
-            bytes_ = int(np.prod(tensor.shape)) * type_.itemsize
-            writer.add_tensor_info(tensor.name, tensor.shape, type_, bytes_, raw_dtype=codes[type_])
+        for tensor in tensors:
+            code = codes[tensor.dtype]
+            writer.add_tensor_info(tensor.name, tensor.shape, tensor.dtype, tensor.bytes, raw_dtype=code)
         report(f"writing {size / 1e9:.3g} GB of weights to {target}")
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for tensor, type_ in zip(tensors, types, strict=True):
-            values = np.concatenate([piece.astype(type_, copy=False) for piece in tensor.values()])
+        for tensor in tensors:
+            values = np.concatenate(list(tensor.values()))
             writer.write_tensor_data(np.ascontiguousarray(values).view(np.uint8))
         writer.close()
         difference = verify_gguf(aside / _NAME, source, kept, report) if check else None
@@ -103,7 +104,7 @@ def export_gguf(
 
 def _add_model(gguf: Any, writer: Any, source: Source, dtype: np.dtype | None) -> None:
     model, found = source.model, attention(source.model)
-    writer.add_name(source.config.name if source.config else source.path.name)
+    writer.add_name(source.config.name if source.config else source.path.absolute().name)
     writer.add_block_count(model.num_layers)
     writer.add_context_length(source.context)
     writer.add_embedding_length(model.d_model)
@@ -130,8 +131,11 @@ def _add_tokenizer(gguf: Any, writer: Any, source: Source, aside: Path) -> None:
     """Tokens, their types and merges, from the tokenizer.json."""
     assert source.tokenizer is not None
     loaded = copy_tokenizer(source.tokenizer, aside, add_bos=False)
-    data = json.loads((aside / "tokenizer.json").read_text(encoding="utf-8"))
+    # As the library writes it: files of other ages leave out what has its default.
+    data = json.loads(loaded.backend.to_str())
     cut = _cut(data, source.tokenizer)
+    if (size := loaded.vocab_size) > source.model.vocab_size:
+        raise UserError(f"{source.tokenizer}: {size} tokens, but the model has {source.model.vocab_size}")
     kinds = gguf.TokenType
     tokens = [f"[PAD{i}]" for i in range(source.model.vocab_size)]
     types = [kinds.UNUSED] * source.model.vocab_size
@@ -163,15 +167,35 @@ def _cut(data: dict[str, Any], source: Path) -> str:
     Raises:
       UserError: if it has none.
     """
-    if data["model"]["type"] != "BPE" or data["model"].get("byte_fallback"):
-        raise UserError(f"{source}: llama.cpp reads byte-level BPE from here, not {data['model']['type']}")
+    model = data["model"]
+    if model["type"] != "BPE" or model.get("byte_fallback"):
+        raise UserError(f"{source}: llama.cpp reads byte-level BPE from here, not {model['type']}")
+    affixes = ("continuing_subword_prefix", "end_of_word_suffix")
+    if changes := [name for name in affixes if model.get(name)] + _normalizers(data.get("normalizer")):
+        raise UserError(
+            f"{source}: llama.cpp does not know {', '.join(changes)} of this tokenizer. "
+            "What works: --for transformers or --for vllm"
+        )
     before = data.get("pre_tokenizer") or {}
-    steps = before.get("pretokenizers", [before])
+    steps = [
+        {key: value for key, value in step.items() if key != "trim_offsets"}
+        for step in before.get("pretokenizers", [before])
+    ]
     for name, cut in _CUTS.items():
-        if steps == cut:
+        # Of these, llama.cpp takes words that are tokens whole for Llama only; training makes no difference to that,
+        # for merges lead to every token that it has found.
+        if steps == cut and (name == "llama-bpe" or not model.get("ignore_merges")):
             return name
     raise UserError(
         f"{source}: llama.cpp has no name for the way in which this tokenizer cuts text "
         f"({', '.join(str(step.get('type')) for step in steps)}); it has for {', '.join(_CUTS)}. "
         "What works: --for transformers or --for vllm"
     )
+
+
+def _normalizers(normalizer: dict[str, Any] | None) -> list[str]:
+    """What is done to text before it is cut, apart from NFC, which changes no text that is composed already."""
+    if normalizer is None:
+        return []
+    steps = normalizer.get("normalizers", [normalizer])
+    return [step["type"] for step in steps if step["type"] != "NFC"]

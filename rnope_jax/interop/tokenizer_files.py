@@ -27,7 +27,7 @@ def copy_tokenizer(source: Path, target: Path, *, add_bos: bool) -> Tokenizer:
     Args:
       source: where they are.
       target: an existing directory.
-      add_bos: let encoding put the start token in front, if it does not yet: training did.
+      add_bos: let encoding put the start token in front, and nothing else anywhere: training did.
 
     Raises:
       UserError: naming the file and the fact, if one is not as it must be.
@@ -40,8 +40,11 @@ def copy_tokenizer(source: Path, target: Path, *, add_bos: bool) -> Tokenizer:
     kept |= {name: settings[name] for name in _KEPT if settings.get(name) is not None}
     loaded = tokenizer.load(file)
     text = file.read_text(encoding="utf-8")
-    if add_bos and loaded.backend.encode("").ids[:1] != [loaded.bos_id]:
-        text = _with_bos(loaded)
+    if add_bos:
+        # From version 5 on, transformers lets these overrule what tokenizer.json says.
+        kept = {name: value for name, value in kept.items() if name not in ("add_bos_token", "add_eos_token")}
+        if loaded.backend.encode("").ids != [loaded.bos_id]:
+            text = _with_bos(loaded)
     (target / _FILE).write_text(text, encoding="utf-8")
     (target / _CONFIG).write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if (source / _TEMPLATE).exists():
@@ -66,7 +69,8 @@ def _with_bos(loaded: Tokenizer) -> str:
         pair=f"{loaded.bos} $A {loaded.bos}:1 $B:1",
         special_tokens=[(loaded.bos, loaded.bos_id)],
     )
-    backend.post_processor = processors.Sequence([before, template]) if before else template
+    kept = before and not backend.encode("").ids
+    backend.post_processor = processors.Sequence([before, template]) if kept else template
     text = backend.to_str(pretty=True)
     backend.post_processor = before
     return text

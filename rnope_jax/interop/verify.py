@@ -56,7 +56,10 @@ def verify(
     if reason:
         report(f"not verified: {reason}")
         return None
-    return _compare("transformers", directory, source, dtype, TOLERANCE, report)
+    extra = 1 if target == "vllm" and not is_cohere1(found) else 0
+    return _compare(
+        "transformers", directory, source, dtype, TOLERANCE, report, extra_keys=extra, start=target != "llama.cpp"
+    )
 
 
 def verify_gguf(file: Path, source: Source, dtype: np.dtype | None, report: Callable[[str], None]) -> float | None:
@@ -75,7 +78,22 @@ def _compare(
     dtype: np.dtype | None,
     tolerance: float,
     report: Callable[[str], None],
+    *,
+    extra_keys: int = 0,
+    start: bool = True,
 ) -> float:
+    """Compares in another process.
+
+    Args:
+      program: which program.
+      made: the export.
+      source: what was exported.
+      dtype: as for `verify`.
+      tolerance: largest difference, relative to the largest logit.
+      report: told of the outcome.
+      extra_keys: how many more than `sliding_window` says the program of the export lets a query see.
+      start: whether the export's tokenizer must put the start token in front.
+    """
     window = attention(source.model).window
     length = 2 * window + 64 if window else _LENGTH
     report(f"verifying: {length} tokens through {program}")
@@ -85,8 +103,9 @@ def _compare(
         "source": str(source.path.absolute()),
         "step": source.step if source.config else None,
         "dtype": dtype.name if dtype else None,
-        "window": window,
+        "extra_keys": extra_keys,
         "length": length,
+        "start": start,
     }
     found = _run(task)
     name = f"{program} {found['version']}"
