@@ -48,7 +48,10 @@ class FileWeights:
         if layers[0].layer is None:
             return np.asarray(self._values(layers[0])[index])
         chosen = layers[index[0]] if index else layers
-        return np.stack([self._values(tensor)[tuple(index[1:])] for tensor in chosen])
+        parts = [self._values(tensor)[tuple(index[1:])] for tensor in chosen]
+        if len({part.dtype for part in parts}) > 1:  # numpy knows no type that holds float16 and bfloat16
+            parts = [part.astype(np.float32) for part in parts]
+        return np.stack(parts)
 
     def _values(self, tensor: Tensor) -> np.ndarray:
         return tensor.ours(self.stored[tensor.name].values())
