@@ -14,6 +14,7 @@ RUN/samples.txt     continuations made at the end
 
 import contextlib
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -89,7 +90,7 @@ class Run:
 
     def owns(self, path: str | None) -> bool:
         """Whether a path of a configuration leads into the run."""
-        return path is not None and Path(path).absolute().is_relative_to(self.path.absolute())
+        return path is not None and _absolute(path).is_relative_to(_absolute(self.path))
 
 
 @contextlib.contextmanager
@@ -127,7 +128,7 @@ def open_run(config: Config) -> Iterator[Run]:
         else:
             for name in _PREPARED - {_LOCK}:
                 shutil.rmtree(run.path / name, ignore_errors=True)
-        if _is_plan(run) and run.config.data != _moved(config, run.path.absolute(), run.path).data:
+        if _is_plan(run) and run.config.data != _moved(config, _absolute(run.path), run.path).data:
             # An attempt that came to nothing prepared other data.
             shutil.rmtree(run.path / "data", ignore_errors=True)
             if not run.owns(run.config.data.tokenizer):
@@ -140,13 +141,17 @@ def _is_plan(run: Run) -> bool:
     return run.imported.exists() and run.config_file.exists() and not run.has_checkpoint
 
 
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(path))
+
+
 def _moved(config: Config, old: Path, new: Path) -> Config:
     """A configuration whose paths into the directory `old` lead into `new`."""
 
     def moved(path: str | None) -> str | None:
         if path is None:
             return None
-        given = Path(path).absolute() if old.is_absolute() else Path(path)
+        given = _absolute(path) if old.is_absolute() else Path(path)
         return str(new / given.relative_to(old)) if given.is_relative_to(old) else path
 
     data = replace(config.data, tokenizer=moved(config.data.tokenizer))
@@ -158,7 +163,7 @@ def _check_same(run: Run, config: Config) -> None:
     recorded = run.config
     fixed = _OF_WEIGHTS + (_OF_TOKENS if run.owns(recorded.data.tokenizer) else [])
     plan = _is_plan(run)
-    config = _moved(config, run.path.absolute(), run.path)
+    config = _moved(config, _absolute(run.path), run.path)
     changed = [
         (path, old, new)
         for path, old, new in differences(recorded.to_dict(), config.to_dict())

@@ -53,7 +53,8 @@ def parse(program: str, arguments: Sequence[str]) -> Config:
         default=default,
         args=list(arguments[1:]),
         prog=f"{program} {arguments[0]}",
-        config=(tyro.conf.AvoidSubcommands,),
+        # Every option takes a value, a switch True or False.
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     )
 
 

@@ -20,6 +20,7 @@ from rnope_jax.data.packing import PackedRows
 from rnope_jax.data.store import TokenStore
 from rnope_jax.data.tokenizer import Tokenizer
 from rnope_jax.errors import UserError
+from rnope_jax.run import Run
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,17 @@ class Corpus:
 def check(config: Config) -> None:
     """Finds what is wrong with the inputs in a moment, before anything is written.
 
+    What a run holds already is what it goes on with; nothing else is looked at then.
+
     Raises:
       UserError: if a corpus is missing, or the tokenizer is missing, unreadable or does not fit.
     """
     for corpus in dict.fromkeys([config.data.corpus, *(stage.corpus for stage in config.stages)]):
-        sources.check(corpus)
+        if not (config.directory / "data" / _key(corpus)).exists():
+            sources.check(corpus)
+    run = Run(config.directory)
+    if run.config_file.exists() and run.tokenizer.exists():
+        return
     if config.data.tokenizer is not None:
         _fits(config, _given(config, config.data.tokenizer))
     elif config.init.source is not None and not (config.directory / "tokenizer").exists():

@@ -15,7 +15,7 @@ from rnope_jax.interop.directory import CONFIG, open_directory
 from rnope_jax.interop.names import Naming, Tensor, tensors
 from rnope_jax.interop.published import WindowConvention
 from rnope_jax.interop.safetensors import Planned
-from rnope_jax.interop.untrusted import quoted, read_json
+from rnope_jax.interop.untrusted import read_json
 from rnope_jax.run import Run
 from rnope_jax.weights import Weights
 
@@ -69,7 +69,7 @@ def open_source(path: Path, step: int | None = None, convention: WindowConventio
         raise UserError(f"step = {step}: {path} holds Hugging Face files, which have no steps")
     directory = open_directory(path, convention)
     tokenizer = path if (path / "tokenizer.json").exists() else None
-    context = _context(path, directory.config)
+    context = directory.config.get("max_position_embeddings", _CONTEXT)
     return Source(path, directory.model, directory.weights, 0, context, tokenizer, directory.config, None)
 
 
@@ -77,7 +77,7 @@ def _open_run(run: Run, step: int | None) -> Source:
     config = run.config
     tokenizer = run.tokenizer if run.tokenizer.exists() else None
     published = read_json(run.imported, CONFIG, _CONFIG_LIMIT) if run.imported.exists() else {}
-    context = _context(run.imported, published) if published else 0
+    context = published.get("max_position_embeddings", _CONTEXT) if published else 0
     if published and (step == 0 or (step is None and not saved_steps(run.checkpoints))):
         imported = open_directory(run.imported, config.init.window_convention)
         return Source(run.path, config.model, imported.weights, 0, context, tokenizer, published, config)
@@ -85,16 +85,6 @@ def _open_run(run: Run, step: int | None) -> Source:
     trained = config.stages[: config.stage_at(saved.step - 1) + 1]
     context = max(context, *(stage.sequence_length for stage in trained))
     return Source(run.path, config.model_after(saved.step), saved, saved.step, context, tokenizer, published, config)
-
-
-def _context(path: Path, published: dict[str, Any]) -> int:
-    """The longest row that published weights were trained on, as far as they say."""
-    value = published.get("max_position_embeddings")
-    if value is None:
-        return _CONTEXT
-    if type(value) is not int or not 1 <= value < 2**31:
-        raise UserError(f"{path / CONFIG}: max_position_embeddings = {quoted(value)}: must be a positive whole number")
-    return value
 
 
 def planned(source: Source, naming: Naming, dtype: np.dtype | None) -> list[Planned]:
