@@ -39,6 +39,9 @@ def export(
         raise UserError(f"shard_size = {shard_size}: must be a number of gigabytes")
     if gguf and target == "vllm":
         raise UserError("--gguf writes a file for llama.cpp; leave out --for vllm")
+    for own in (run / name for name in ("checkpoints", "imported", "tokenizer", "data")):
+        if out.resolve().is_relative_to(own.resolve()):
+            raise UserError(f"{out} lies among the files of the run; choose a place outside of {own}")
     if gguf:
         made = interop.export_gguf(run, out, dtype=dtype, step=step, check=verify)
     else:

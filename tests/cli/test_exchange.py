@@ -101,6 +101,10 @@ EXPORT = {
     "run is broken": ("broken out", "broken/config.json: not valid JSON"),
     "out exists": ("run file", "file exists; nothing is overwritten"),
     "out is the run": ("run run", "run exists; nothing is overwritten"),
+    "out among checkpoints": (
+        "run run/checkpoints/5",
+        "lies among the files of the run; choose a place outside of run/ch",
+    ),
     "out in a file": ("run file/out", "Not a directory"),
     "out cannot be made": ("run /proc/out", "/proc/"),
     "step of an untrained run": ("run out --step 3", "holds no checkpoint yet"),

@@ -211,6 +211,16 @@ def test_another_run_directory_trains_from_the_same_weights(imported, trained, c
     assert f"began as those of {imported}" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_run_goes_on_without_what_it_was_made_of(imported, trained, corpus, tmp_path):
+    """Neither the weights nor the tokenizer nor the texts that it began with are there any more."""
+    source, texts = shutil.copytree(imported, tmp_path / "source"), shutil.copytree(corpus, tmp_path / "texts")
+    config = replace(plan(source, texts), run_dir=str(tmp_path / "run"))
+    go(config, stop_at=4)
+    shutil.rmtree(source)
+    shutil.rmtree(texts)
+    assert_same_state(go(load(str(tmp_path / "run"))).state, trained.state)
+
+
 def test_it_is_trained_on_any_mesh(imported, corpus, params, tmp_path):
     config = replace(plan(imported, corpus), run_dir=str(tmp_path / "run"))
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", config.checkpoint)

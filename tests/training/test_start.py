@@ -12,11 +12,12 @@ import pytest
 from rnope_jax.checkpoint import Checkpoints, saved_weights
 from rnope_jax.config import CheckpointConfig, InitConfig, OptimizerConfig
 from rnope_jax.errors import UserError
+from rnope_jax.interop.names import HUGGING_FACE, tensors
 from rnope_jax.layers import LayerKind, rnope_swa
 from rnope_jax.training import check_source, restore_or_init
 from rnope_jax.training.state import Health, TrainState, make_optimizer
 from rnope_jax.training.step import to_devices
-from rnope_jax.weights import places
+from rnope_jax.weights import rearranged
 from tests.helpers import random_params, tiny_model
 from tests.interop.models import make_run
 from tests.training.runs import run_config, tree_hash
@@ -61,10 +62,12 @@ def from_source(config, source, directory, **changes):
 
 
 def by_layer(params, config) -> dict[str, np.ndarray]:
-    """Parameters layer by layer, whatever the pattern."""
+    """Parameters layer by layer under the names of another format, whatever the pattern."""
     return {
-        name: np.asarray(params[place.parameter] if place.position is None else params[place.parameter][place.position])
-        for name, place in places(config).items()
+        tensor.name: np.asarray(
+            params[tensor.parameter] if tensor.layer is None else params[tensor.parameter][tensor.layer]
+        )
+        for tensor in tensors(config, HUGGING_FACE)
     }
 
 
@@ -122,8 +125,6 @@ def test_a_rope_checkpoint_goes_on_as_rnope_swa(begin, tmp_path, layers):
 
 
 def test_a_rearranged_parameter_is_read_piece_by_piece(tmp_path):
-    from rnope_jax.weights import rearranged
-
     there = tiny_model(pattern=(LayerKind(100.0, None),), num_layers=5, vocab_size=270)
     here = replace(there, pattern=rnope_swa(window=5, ratio=1))
     run = make_run(tmp_path / "source", there)
@@ -133,7 +134,7 @@ def test_a_rearranged_parameter_is_read_piece_by_piece(tmp_path):
     assert whole.shape == (2, 16, 24)
     piece = weights.read(name, (slice(1, 2), slice(4, 8), slice(None)))
     np.testing.assert_array_equal(piece, whole[1:2, 4:8])
-    np.testing.assert_array_equal(whole[1], saved_weights(run.checkpoints).read("periods.0.mlp.gate")[3])
+    np.testing.assert_array_equal(whole, saved_weights(run.checkpoints).read("periods.0.mlp.gate")[1:4:2])
     assert weights.dtype(name, 1) == np.float32
 
 
@@ -231,6 +232,8 @@ def test_the_optimizer_is_taken_over_exactly(begin, tmp_path, optimizer):
     assert int(taken.step) == 0
     assert float(taken.health.norm_mean) == 0
     jax.tree.map(np.testing.assert_array_equal, taken.optimizer, moments)
+    if optimizer != "adamw":  # equal states make equal updates; one of them is shown
+        return
     with jax.set_mesh(mesh):
         step, batch = train_step(config, 0, mesh), to_devices(packed_batch(config), mesh)
         taken, state = jax.tree.map(jnp.copy, (taken, state))  # a step consumes its state
