@@ -19,11 +19,14 @@ from rnope_jax.weights import Index
 
 CONFIG = "config.json"
 
+#: Most bytes that are read; published files have a hundredth of it.
 CONFIG_LIMIT = 4 * 2**20
 _INDEX_LIMIT = 8 * 2**20
 
-_LAYER = re.compile(r"model\.layers\.([0-9]{1,6})\.")
+#: Far above any model; what looks for the period of the layers takes the square of it.
 _MOST_LAYERS = 1024
+
+_LAYER = re.compile(r"model\.layers\.([0-9]{1,6})\.")
 _HEAD = "lm_head.weight"
 
 #: Bytes that are looked at at once.
