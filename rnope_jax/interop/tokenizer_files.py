@@ -41,7 +41,7 @@ def copy_tokenizer(source: Path, target: Path, *, add_bos: bool) -> Tokenizer:
     loaded = tokenizer.load(file)
     text = file.read_text(encoding="utf-8")
     if add_bos:
-        # From version 5 on, transformers lets these overrule what tokenizer.json says.
+        # They could contradict the template, and llama.cpp's converter believes them more than it.
         kept = {name: value for name, value in kept.items() if name not in ("add_bos_token", "add_eos_token")}
         if loaded.backend.encode("").ids != [loaded.bos_id]:
             text = _with_bos(loaded)
