@@ -193,6 +193,7 @@ def main() -> None:
         out = asked.directory / name
         shutil.rmtree(out, ignore_errors=True)
         run = make_run(out / "run", entry.model)
+        shutil.rmtree(run.tokenizer)
         entry.tokenizer().save(run.tokenizer)
         export(run.path, out, entry.forms, entry.dtype)
     for run in asked.trained:
