@@ -15,11 +15,14 @@ from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.cli import config_file
 from rnope_jax.cli.errors import exit_code
 from rnope_jax.evaluation.closing import close_run, opening
-from rnope_jax.training import Reporter, Trainer, check_source, metrics, open_run, restore_or_init, stop_on_signals
+from rnope_jax.training import Reporter, Trainer, check_source, metrics, processes, restore_or_init, stop_on_signals
 
 
 def main() -> None:
     """The story of a run."""
+    # With whom: the other processes of this run, if there are any.
+    processes.join()
+
     # What to do: a Python file that returns a Config, and overrides from the command line.
     config = config_file.parse("train.py", sys.argv[1:])
 
@@ -31,10 +34,10 @@ def main() -> None:
     check_source(config)
     metrics.check(config.logging)
 
-    with open_run(config) as run, stop_on_signals() as stop, jax.set_mesh(mesh):
+    with processes.open_run_together(config) as run, stop_on_signals() as stop, jax.set_mesh(mesh):
         # With what: text becomes tokens once; they stay with the run.
-        corpus = data.prepare(config, run.path)
-        run.record(config)
+        corpus = processes.first_then_all("data prepared", lambda: data.prepare(config, run.path))
+        processes.first_then_all("run recorded", lambda: run.record(config))
         opening(config, mesh)
 
         # From where: the newest checkpoint, the weights of another model, or the beginning.

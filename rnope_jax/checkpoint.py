@@ -4,6 +4,7 @@ A checkpoint is a directory named by its step. It holds `state`, a nested dict o
 `about`, a flat dict of text and numbers. It appears under its name when all of it is written.
 """
 
+import asyncio
 import errno
 import logging
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import tensorstore
 from orbax.checkpoint import v1 as ocp
@@ -173,6 +175,20 @@ class SavedWeights:
         except (ValueError, OSError) as error:
             where = f"checkpoint {self.step} in {self._state.parent.parent}"
             raise UserError(f"{where} cannot be read: {_first_line(_origin(error))}") from error
+
+
+def wait_for_all(name: str, seconds: int) -> None:
+    """Returns when every process of this program has come to the same point; at once where there is one.
+
+    Raises:
+      UserError: if one has not come in time.
+    """
+    if jax.process_count() == 1:
+        return
+    try:
+        asyncio.run(ocp.multihost.sync_global_processes(name, operation_id=name, timeout=seconds))
+    except Exception as error:
+        raise UserError(f"another process did not come to {name!r} within {seconds} s") from error
 
 
 def load_state(directory: Path, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from rnope_jax.cli.describe import describe
 from rnope_jax.cli.errors import exit_code
 from rnope_jax.cli.exchange import export, import_
 from rnope_jax.cli.generate import generate
+from rnope_jax.cli.launch import launch
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "describe": describe,
         "export": export,
         "import": import_,
+        "launch": launch,
     }
     args = list(sys.argv[1:] if arguments is None else arguments)
     description = "Sample from, look into and exchange RNoPE-SWA models. Training is `python train.py CONFIG`."

@@ -4,10 +4,9 @@ Nothing about the position in the data is stored but the step: the loader of a r
 there and gives the very batches that the unbroken run would have had.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
-import jax
 import numpy as np
 
 from rnope_jax.config import StageConfig
@@ -18,16 +17,20 @@ from rnope_jax.data.store import TokenStore
 _READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
 
 
-def local_rows(batch_size: int) -> range:
-    """The rows of a global batch that this process reads."""
-    share = batch_size // jax.process_count()
-    return range(jax.process_index() * share, (jax.process_index() + 1) * share)
+def training_batches(
+    store: TokenStore, stage: StageConfig, seed: int, start: int = 0, wanted: Sequence[int] | None = None
+) -> Iterator[Batch]:
+    """The batches of a stage, from its step `start` to its end.
 
-
-def training_batches(store: TokenStore, stage: StageConfig, seed: int, start: int = 0) -> Iterator[Batch]:
-    """This process's rows of the batches of a stage, from its step `start` to its end."""
+    Args:
+      store: the tokens.
+      stage: its length, rows and steps.
+      seed: of the order.
+      start: first step.
+      wanted: which rows of each batch; None takes all.
+    """
     rows, order = PackedRows(store, stage.sequence_length), _order(store, stage, seed)
-    mine = local_rows(stage.batch_size)
+    mine = range(stage.batch_size) if wanted is None else wanted
 
     def batch(step: int) -> Batch:
         return stack_rows([rows[order[step * stage.batch_size + row]] for row in mine])
@@ -50,14 +53,17 @@ def _order(store: TokenStore, stage: StageConfig, seed: int) -> grain.MapDataset
     return grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
 
 
-def held_out_batches(store: TokenStore, length: int, batch_size: int, rows: int | None = None) -> Iterator[Batch]:
-    """This process's rows of the held-out text in order, padded to whole batches.
+def held_out_batches(
+    store: TokenStore, length: int, batch_size: int, rows: int | None = None, wanted: Sequence[int] | None = None
+) -> Iterator[Batch]:
+    """The held-out text in order, padded to whole batches.
 
     Args:
       store: held-out tokens.
       length: tokens per row.
       batch_size: rows per global batch.
       rows: how many rows to read, spread evenly over the text; None reads every token.
+      wanted: which rows of each batch; None takes all.
     """
     source = PackedRows(store, length, pad_last=True)
     chosen = np.arange(len(source))
@@ -67,4 +73,4 @@ def held_out_batches(store: TokenStore, length: int, batch_size: int, rows: int 
         group = chosen[first : first + batch_size]
         batch = [source[int(i)] for i in group]
         batch += [empty_row(length)] * (batch_size - len(batch))
-        yield stack_rows([batch[row] for row in local_rows(batch_size)])
+        yield stack_rows([batch[row] for row in (range(batch_size) if wanted is None else wanted)])

@@ -14,15 +14,18 @@ from rnope_jax.config import Config, MeshConfig
 from rnope_jax.data import Corpus
 from rnope_jax.evaluation.figures import loss_figure
 from rnope_jax.files import write_text
-from rnope_jax.inference import Sampling, TextModel
+from rnope_jax.inference import Sampling, load
+from rnope_jax.run import Run
 from rnope_jax.sharding import make_mesh
-from rnope_jax.training import Run, Trainer
+from rnope_jax.training import Trainer, processes
 from rnope_jax.training.evaluation import xz_bits_per_byte
 from rnope_jax.training.state import TrainState
 
 
 def opening(config: Config, mesh: Mesh) -> None:
     """Says what will be trained, where, and by which attention backend."""
+    if not processes.is_first():
+        return
     device = mesh.devices.flat[0]
     axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     count = flops.parameters(config.model).total
@@ -37,6 +40,8 @@ def close_run(config: Config, run: Run, corpus: Corpus, trainer: Trainer, state:
     """Evaluates, draws and samples, and tells what to run next; a stopped run only learns how to go on."""
     step = int(state.step)
     loss = trainer.evaluate(state) if step == config.total_steps else None
+    if not processes.is_first():
+        return
     if loss is None:
         print(f"\nstopped after step {step} of {config.total_steps}; the same command goes on from there")
         return
@@ -45,7 +50,7 @@ def close_run(config: Config, run: Run, corpus: Corpus, trainer: Trainer, state:
     beside = "" if xz is None else f" (xz -9 on the same bytes: {xz:.3f})"
     prompts = config.evaluation.prompts
     if prompts:
-        samples = _samples(config, corpus, state)
+        samples = _samples(config, run)
         write_text(run.samples, samples)
         print(f"\n{samples}")
     print(f"done: {run.path}")
@@ -64,14 +69,11 @@ def _rnope() -> str:
     return os.path.relpath(Path(sys.executable).with_name("rnope"))
 
 
-def _samples(config: Config, corpus: Corpus, state: TrainState) -> str:
+def _samples(config: Config, run: Run) -> str:
     """Continuations of the configured prompts."""
-    step = int(state.step)
-    # On a single device, whatever the mesh: a few tokens do not need more.
-    params = jax.device_get(state.params)
-    shape = config.model_after(step)
-    with jax.set_mesh(make_mesh(MeshConfig(), jax.devices()[:1])):
-        model = TextModel(shape, jax.device_put(params), corpus.tokenizer, step)
+    # By the last checkpoint, on a single device: no other process needs to take part.
+    with jax.set_mesh(make_mesh(MeshConfig(fsdp=1), jax.local_devices()[:1])):
+        model = load(run.path)
         settings = Sampling(temperature=0.8, top_p=0.95)
         texts = model.complete(config.evaluation.prompts, config.evaluation.sample_tokens, settings, config.seed)
     pairs = zip(config.evaluation.prompts, texts, strict=True)

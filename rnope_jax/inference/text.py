@@ -68,5 +68,5 @@ def load(run: Path) -> TextModel:
         raise UserError(
             f"{source.tokenizer}: has {loaded.vocab_size} tokens, the model an embedding of {source.model.vocab_size}"
         )
-    params = place(source.weights, source.model, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    params = place(source.weights, source.model, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     return TextModel(source.model, params, loaded, source.step)

@@ -4,11 +4,9 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jax.sharding import Mesh
-
 from rnope_jax.data import Batch, TokenStore
 from rnope_jax.model import Params
-from rnope_jax.training.step import EvaluationStep, to_devices
+from rnope_jax.training.step import EvaluationStep
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,9 @@ def held_out_loss(
     params: Params,
     batches: Iterable[Batch],
     store: TokenStore,
-    mesh: Mesh,
     stopping: Callable[[], bool] = lambda: False,
 ) -> HeldOutLoss | None:
-    """Mean loss over batches of `store`; None if `stopping` came true on the way.
+    """Mean loss over batches of `store`, which are on the devices; None if `stopping` came true on the way.
 
     Every byte of the text belongs to a predicted token (end tokens are predicted on top). Of a part
     of the text, the number of bytes is taken from its share of the tokens.
@@ -39,7 +36,7 @@ def held_out_loss(
     for batch in batches:
         if stopping():
             return None
-        sums = step(params, to_devices(batch, mesh))
+        sums = step(params, batch)
         nll, weight = nll + float(sums.nll), weight + float(sums.weight)
     index = store.index
     text_bytes = index.text_bytes * weight / (index.tokens - index.documents)

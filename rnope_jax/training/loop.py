@@ -18,7 +18,14 @@ from rnope_jax.training.evaluation import HeldOutLoss, held_out_loss
 from rnope_jax.training.metrics import Clock, Reporter, memory_gib
 from rnope_jax.training.signals import StopRequest
 from rnope_jax.training.state import TrainState
-from rnope_jax.training.step import EvaluationStep, StepMetrics, make_evaluation_step, make_train_step, to_devices
+from rnope_jax.training.step import (
+    EvaluationStep,
+    StepMetrics,
+    local_rows,
+    make_evaluation_step,
+    make_train_step,
+    to_devices,
+)
 
 #: Steps in a profile; fewer where a stage ends.
 _PROFILED = 3
@@ -73,7 +80,8 @@ class Trainer:
         step, end = int(state.step), first + stage.steps
         if step >= end or self.stop:
             return state
-        batches = training_batches(self.corpus.train[index], stage, self._seed(index), step - first)
+        rows = local_rows(self.mesh, stage.batch_size, stage.sequence_length)
+        batches = training_batches(self.corpus.train[index], stage, self._seed(index), step - first, rows)
         if step == 0:
             self._evaluate(index, state.params, step)
         batch = next(batches)
@@ -86,10 +94,12 @@ class Trainer:
             if step == config.logging.profile_step:
                 jax.profiler.start_trace(str(self.profile))
                 profiled = min(step + _PROFILED, end)
-            state, metrics = train_step(state, to_devices(batch, self.mesh))
+            state, metrics = train_step(state, to_devices(batch, self.mesh, stage.batch_size))
             step += 1
             work = flops.training_flops(config.model, flops.document_lengths(batch.segment_ids))
-            running = Pending(step, metrics, batch.tokens.size * jax.process_count(), work)
+            # This process's rows stand for those of the others.
+            share = stage.batch_size / len(batch.tokens)
+            running = Pending(step, metrics, stage.batch_size * stage.sequence_length, round(work * share))
             # The devices are busy with this step while the metrics of the one before are read and
             # the next batch is fetched.
             if pending is not None:
@@ -139,7 +149,7 @@ class Trainer:
     def _compile(self, index: int, state: TrainState, batch: Batch) -> Callable:
         began = time.perf_counter()
         step = make_train_step(self.config, index, self.mesh)
-        compiled = step.lower(state, to_devices(batch, self.mesh)).compile()
+        compiled = step.lower(state, to_devices(batch, self.mesh, self.config.stages[index].batch_size)).compile()
         self.reporter.say(f"stage {self.config.stages[index].name}: compiled in {time.perf_counter() - began:.1f} s")
         return compiled
 
@@ -209,8 +219,10 @@ class Trainer:
         if index not in self.evaluation_steps:
             self.evaluation_steps[index] = make_evaluation_step(self.config, index, self.mesh)
         rows = None if final else self.config.evaluation.rows
-        batches = held_out_batches(store, stage.sequence_length, stage.batch_size // stage.accumulation, rows)
-        result = held_out_loss(self.evaluation_steps[index], params, batches, store, self.mesh, lambda: bool(self.stop))
+        size, length = stage.batch_size // stage.accumulation, stage.sequence_length
+        batches = held_out_batches(store, length, size, rows, local_rows(self.mesh, size, length))
+        placed = (to_devices(batch, self.mesh, size) for batch in batches)
+        result = held_out_loss(self.evaluation_steps[index], params, placed, store, lambda: bool(self.stop))
         if result is not None:
             values = {"held_out_loss": result.nats_per_token, "held_out_bits_per_byte": result.bits_per_byte}
             self.reporter.write(step, **values, final=final)

@@ -21,27 +21,33 @@ from rnope_jax.training.tensorboard import TensorBoard
 
 
 class Reporter:
-    """Writes metrics; on a terminal the newest line stays at the bottom, elsewhere each is printed."""
+    """Writes metrics; on a terminal the newest line stays at the bottom, elsewhere each is printed.
+
+    Of several processes, only the first one writes.
+    """
 
     def __init__(self, run: Run, config: LoggingConfig, start_step: int, total_steps: int):
         """Forgets what an earlier process reported of steps after `start_step`: they are made again."""
         self.total_steps = total_steps
+        self.file = self.board = self.wandb = None
         self.console = Console(highlight=False, soft_wrap=True)
         self.live: Live | None = None
+        self.active = jax.process_index() == 0
+        if not self.active:
+            return
         if run.metrics.exists():
             lines = [line for line in run.metrics.read_text().splitlines() if _keeps(line, start_step)]
             write_text(run.metrics, "".join(line + "\n" for line in lines))
         self.file = run.metrics.open("a", buffering=1)
-        self.wandb = None
         if config.wandb is not None:
             self.wandb = _wandb().init(project=config.wandb, name=run.path.name, dir=run.path, resume="allow")
-        self.board = None
         if config.tensorboard:
             self.board = TensorBoard(run.tensorboard, start_step + 1)
 
     def write(self, step: int, **values: Any) -> None:
         """Adds a line to metrics.jsonl, and its numbers to TensorBoard."""
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        if self.file is not None:
+            self.file.write(json.dumps({"step": step, **values}) + "\n")
         if self.board is not None:
             numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
             self.board.write(step, numbers)
@@ -58,12 +64,13 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Prints a lasting line."""
-        self.console.print(text, markup=False)
+        if self.active:
+            self.console.print(text, markup=False)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Keeps the progress line at the bottom of a terminal while the block runs."""
-        if not self.console.is_terminal:
+        if not self.console.is_terminal or not self.active:
             yield
             return
         with Live(Text(""), console=self.console, refresh_per_second=4) as self.live:
@@ -72,7 +79,8 @@ class Reporter:
 
     def close(self) -> None:
         """Flushes and closes the files."""
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
         if self.board is not None:
             self.board.close()
         if self.wandb is not None:

@@ -1,5 +1,6 @@
 """One training step, and one evaluation step, as compiled functions of a stage."""
 
+from functools import cache
 from typing import Any, Protocol
 
 import jax
@@ -106,8 +107,8 @@ def make_train_step(config: Config, stage_index: int, mesh: Mesh) -> TrainStep:
         return TrainState(state.step + 1, params, optimizer_state, health), metrics
 
     placed = state_shardings(config, mesh)
-    rows = batch_sharding(mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(placed, rows), out_shardings=(placed, None))
+    rows, everywhere = batch_sharding(mesh), sharding(mesh, ())
+    return jax.jit(step, donate_argnums=0, in_shardings=(placed, rows), out_shardings=(placed, everywhere))
 
 
 def make_evaluation_step(config: Config, stage_index: int, mesh: Mesh) -> EvaluationStep:
@@ -117,7 +118,11 @@ def make_evaluation_step(config: Config, stage_index: int, mesh: Mesh) -> Evalua
     def step(params: Params, batch: Batch) -> LossSums:
         return batch_loss(model.bind(shape, params), batch, config.loss.chunk)
 
-    return jax.jit(step, in_shardings=(state_shardings(config, mesh).params, batch_sharding(mesh)))
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings(config, mesh).params, batch_sharding(mesh)),
+        out_shardings=sharding(mesh, ()),
+    )
 
 
 def batch_sharding(mesh: Mesh) -> jax.sharding.NamedSharding:
@@ -125,13 +130,27 @@ def batch_sharding(mesh: Mesh) -> jax.sharding.NamedSharding:
     return sharding(mesh, ("batch", "sequence"))
 
 
-def to_devices(batch: Batch, mesh: Mesh) -> Batch:
-    """A global batch from this process's rows."""
+@cache
+def local_rows(mesh: Mesh, batch_size: int, length: int) -> tuple[int, ...]:
+    """The rows of a global batch that this process's devices need, whole or in part."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size, length)).values()
+    slices = [place[0] for place in places if place is not None]
+    return tuple(sorted({row for rows in slices for row in range(*rows.indices(batch_size))}))
 
+
+def to_devices(batch: Batch, mesh: Mesh, batch_size: int | None = None) -> Batch:
+    """A global batch, of `batch_size` rows, from those rows of it that this process has (`local_rows`)."""
     parts = mesh.shape[CONTEXT]
-    order = zigzag(batch.tokens.shape[1], parts) if parts > 1 else slice(None)
+    length = batch.tokens.shape[1]
+    batch_size = batch_size or len(batch.tokens)
+    order = zigzag(length, parts) if parts > 1 else np.arange(length)
+    held = {row: number for number, row in enumerate(local_rows(mesh, batch_size, length))}
 
     def place(x: np.ndarray) -> jax.Array:
-        return jax.make_array_from_process_local_data(batch_sharding(mesh), x[:, order])
+        def part(index: Any) -> np.ndarray:
+            rows = [held[row] for row in range(*index[0].indices(batch_size))]
+            return x[rows][:, order[index[1]]]
+
+        return jax.make_array_from_callback((batch_size, length), batch_sharding(mesh), part)
 
     return jax.tree.map(place, batch)

@@ -21,8 +21,8 @@ def poison(monkeypatch):
     """Batches of the steps in `steps` (from 0) get a weight that is not finite."""
     steps: set[int] = set()
 
-    def poisoned(store, stage, seed, start=0):
-        for step, batch in enumerate(training_batches(store, stage, seed, start), start):
+    def poisoned(store, stage, seed, start=0, wanted=None):
+        for step, batch in enumerate(training_batches(store, stage, seed, start, wanted), start):
             bad = step in steps and stage.name == "first"
             yield batch._replace(loss_mask=batch.loss_mask * np.nan) if bad else batch
 

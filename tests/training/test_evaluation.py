@@ -12,6 +12,7 @@ import pytest
 from rnope_jax import model
 from rnope_jax.data import held_out_batches
 from rnope_jax.training.evaluation import held_out_loss, xz_bits_per_byte
+from rnope_jax.training.step import to_devices
 from tests.training.steps import evaluation_step, mesh_of
 
 
@@ -46,9 +47,8 @@ def evaluate(unbroken, batches, stopping=lambda: False):
     trainer = unbroken.trainer
     step = evaluation_step(trainer.config, 1, mesh_of())
     with jax.set_mesh(mesh_of()):
-        return held_out_loss(
-            step, unbroken.state.params, batches, trainer.corpus.held_out, mesh_of(), stopping=stopping
-        )
+        placed = (batch and to_devices(batch, mesh_of()) for batch in batches)
+        return held_out_loss(step, unbroken.state.params, placed, trainer.corpus.held_out, stopping)
 
 
 def test_the_batch_size_does_not_matter(unbroken):

@@ -1,0 +1,96 @@
+"""Several processes that train one model together: how they meet, take turns and agree.
+
+The environment says that there are several: `rnope launch` on one machine, Slurm, Open MPI or a
+TPU pod. All run the same program on a file system that they share; the first one writes what is
+written once. A process that dies takes the others with it, within a minute: what they hold is of no
+use without its part. Whoever started them starts them again, and the run goes on from its newest
+checkpoint, on any number of processes.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import jax
+
+from rnope_jax.checkpoint import wait_for_all
+from rnope_jax.config import Config
+from rnope_jax.errors import UserError
+from rnope_jax.run import Run, open_run
+
+T = TypeVar("T")
+
+#: Set by `rnope launch`, or by hand: where the first process listens, how many there are, which this is.
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+#: Seconds without a sign of life after which a process counts as dead, and for which others wait at the end.
+_HEARTBEAT = 30
+
+#: Seconds in which all processes must have started.
+_START = 300
+
+#: Seconds for which the others wait while the first process prepares data.
+_TURN = 24 * 3600
+
+
+def join() -> None:
+    """Joins the other processes, if there are any. To be called before anything asks JAX for devices.
+
+    Raises:
+      UserError: if the environment is incomplete, or the others do not come.
+    """
+    settings = dict.fromkeys(("coordinator_address", "num_processes", "process_id"))
+    if ADDRESS in os.environ:
+        missing = [name for name in (COUNT, INDEX) if not os.environ.get(name, "").isdigit()]
+        if missing:
+            raise UserError(f"{ADDRESS} is set, so {missing[0]} must be a number; `rnope launch` sets all three")
+        count, index = (int(os.environ[name]) for name in (COUNT, INDEX))
+        settings = {"coordinator_address": os.environ[ADDRESS], "num_processes": count, "process_id": index}
+    elif not _scheduled():
+        return
+    # For processes whose devices are CPUs; of no effect elsewhere.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            **settings,
+            initialization_timeout=_START,
+            heartbeat_timeout_seconds=_HEARTBEAT,
+            shutdown_timeout_seconds=_HEARTBEAT,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"cannot join the other processes: {str(error).splitlines()[0]}") from error
+
+
+def _scheduled() -> bool:
+    """Whether a scheduler that JAX knows has started several processes."""
+    counts = (os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    return len(hosts) > 1 or any(count.isdigit() and int(count) > 1 for count in counts)
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def open_run_together(config: Config) -> Iterator[Run]:
+    """`open_run` in the first process; the others join it when it stands."""
+    if is_first():
+        with open_run(config) as run:
+            wait_for_all("run opened", _START)
+            yield run
+    else:
+        wait_for_all("run opened", _START)
+        yield Run(config.directory)
+
+
+def first_then_all(name: str, action: Callable[[], T]) -> T:
+    """Lets the first process act, then the others, who find what it has made."""
+    if is_first():
+        result = action()
+        wait_for_all(name, _TURN)
+        return result
+    wait_for_all(name, _TURN)
+    return action()
