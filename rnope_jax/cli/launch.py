@@ -82,7 +82,7 @@ class _Group:
                 environment |= {ADDRESS: address, COUNT: str(count), INDEX: str(index)}
             command = [sys.executable, *arguments]
             # The first process speaks for all; what another says is shown if it is the one that fails.
-            log = tempfile.TemporaryFile() if index else None
+            log = tempfile.TemporaryFile() if index else None  # noqa: SIM115 (it lives as long as the process)
             # In groups of their own: Ctrl-C on the terminal comes through us, once.
             self.members.append(
                 subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
