@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rnope_jax.config import Config, MeshConfig
 from rnope_jax.errors import UserError
@@ -61,7 +61,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, partition(axes))
 
 
-def check_divisible(mesh: Mesh, name: str, shape: Sequence[int], axes: Axes) -> None:
+def check_divisible(mesh: Mesh | AbstractMesh, name: str, shape: Sequence[int], axes: Axes) -> None:
     """Checks that an array can be split as its logical axes say.
 
     Raises:
