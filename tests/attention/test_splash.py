@@ -55,7 +55,7 @@ def check_against_reference(args, segments, spec):
 # --- The tables ---
 
 
-@pytest.mark.parametrize("window", [None, 1, 2, 127, 128, 129, 200, 257, 384, 600, 1024])
+@pytest.mark.parametrize("window", [None, 1, 2, 127, 128, 129, 200, 255, 257, 383, 384, 600, 1024])
 @pytest.mark.parametrize("blocks", [(128, 128), (128, 256), (256, 128), (512, 256), (128, 512)], ids=str)
 def test_tables_are_those_that_the_library_finds_in_the_mask(blocks, window):
     length = 1024
@@ -94,6 +94,7 @@ def test_tables_for_a_million_tokens_are_written_without_looking_at_the_mask(win
     assert time.process_time() - start < 1.0  # the library evaluates 10^12 pairs
     for info in tables:
         assert info.block_mask.size == 1024 * (1024 if window is None else 5)
+        assert info.data_next.max() == 1023
 
 
 def test_work_is_the_band_or_the_lower_triangle():
