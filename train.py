@@ -10,7 +10,7 @@ import sys
 
 import jax
 
-from rnope_jax import data, model, sharding
+from rnope_jax import attention, data, model, sharding
 from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.cli import config_file
 from rnope_jax.cli.errors import exit_code
@@ -30,6 +30,7 @@ def main() -> None:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batches(config, mesh)
     model.shardings(config.model, mesh)  # every parameter can be split
+    attention.check(config.model.attention, mesh.devices.flat[0].platform)
     data.check(config)
     check_source(config)
     metrics.check(config.logging)

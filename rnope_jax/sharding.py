@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rnope_jax.config import Config, MeshConfig
 from rnope_jax.errors import UserError
@@ -71,7 +71,7 @@ def context_parts() -> int:
     return 1 if mesh.empty else mesh.shape.get(CONTEXT, 1)
 
 
-def check_divisible(mesh: Mesh, name: str, shape: Sequence[int], axes: Axes) -> None:
+def check_divisible(mesh: Mesh | AbstractMesh, name: str, shape: Sequence[int], axes: Axes) -> None:
     """Checks that an array can be split as its logical axes say.
 
     Raises:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import jax
 
-from rnope_jax.attention import blockwise, context, reference
-from rnope_jax.attention.spec import AttentionSpec, default_scale, visible
+from rnope_jax.attention import blockwise, context, reference, splash
+from rnope_jax.attention.device import target
+from rnope_jax.attention.spec import SAVED, AttentionSpec, default_scale, visible
 from rnope_jax.errors import UserError
 from rnope_jax.sharding import context_parts
 
@@ -17,22 +18,34 @@ from rnope_jax.sharding import context_parts
 BACKENDS: dict[str, Callable[..., jax.Array]] = {
     "reference": reference.attend,
     "blockwise": blockwise.attend,
+    "splash": splash.attend,
 }
 
 
 def choose(backend: str, window: int | None) -> str:
     """The backend that serves a layer with this window; resolves "auto".
 
-    Blockwise serves every kind on every platform, so auto takes it.
+    Both splash, on TPU, and blockwise, on every platform, serve every kind.
 
     Raises:
       UserError: if there is no such backend.
     """
     del window
-    name = "blockwise" if backend == "auto" else backend
-    if name not in BACKENDS:
+    if backend == "auto":
+        return "splash" if target()[0] == "tpu" else "blockwise"
+    if backend not in BACKENDS:
         raise UserError(f"attention backend {backend!r} does not exist: choose auto, {', '.join(BACKENDS)}")
-    return name
+    return backend
+
+
+def check(backend: str, platform: str) -> None:
+    """Checks that a backend runs on a platform.
+
+    Raises:
+      UserError: if it does not.
+    """
+    if backend == "splash":
+        splash.check_platform(platform)
 
 
 def attend(
@@ -53,4 +66,4 @@ def attend(
     return BACKENDS[choose(backend, spec.window)](q, k, v, spec, segment_ids=segment_ids)
 
 
-__all__ = ["BACKENDS", "AttentionSpec", "attend", "choose", "default_scale", "visible"]
+__all__ = ["BACKENDS", "SAVED", "AttentionSpec", "attend", "check", "choose", "default_scale", "visible"]

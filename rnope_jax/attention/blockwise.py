@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
-from rnope_jax.attention.spec import MASKED, AttentionSpec, pad_length, visible
+from rnope_jax.attention.spec import MASKED, SAVED, AttentionSpec, pad_length, visible
 
 #: Rows of queries that a window layer handles at a time. Small, so that little is computed outside
 #: the window, yet enough to fill a matrix unit.
@@ -157,7 +158,7 @@ def attend_band(
         return carry, attend_block(start, queries, keys, values)
 
     _, outputs = jax.lax.scan(step, None, (jnp.arange(count) * block, queries))
-    return _join_queries(outputs, block)[:, :length]
+    return checkpoint_name(_join_queries(outputs, block)[:, :length], SAVED)
 
 
 def _masked_logits(queries: jax.Array, keys: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
@@ -261,9 +262,9 @@ def _full_forward(
     rows = queries.shape[:-1]
     start = (jnp.zeros(queries.shape, jnp.float32), jnp.full(rows, MASKED), jnp.zeros(rows, jnp.float32))
     (outputs, maxima, sums), _ = jax.lax.scan(step, start, tiles)
-    outputs = (outputs / sums[..., None]).astype(q.dtype)
-    residuals = (q, k, v, segments, key_segments, tiles, index, outputs, maxima + jnp.log(sums))
-    return _join_queries(outputs, tile), residuals
+    outputs = checkpoint_name((outputs / sums[..., None]).astype(q.dtype), SAVED)
+    log_sums = checkpoint_name(maxima + jnp.log(sums), SAVED)
+    return _join_queries(outputs, tile), (q, k, v, segments, key_segments, tiles, index, outputs, log_sums)
 
 
 def _full_backward(scale: float, tile: int, residuals: tuple, gradient: jax.Array) -> tuple:

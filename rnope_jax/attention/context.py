@@ -13,18 +13,19 @@ Everything else in the model works on single tokens and need not know.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnope_jax.attention import blockwise
+from rnope_jax.attention import blockwise, splash_parts
 from rnope_jax.attention.spec import AttentionSpec
 from rnope_jax.errors import UserError
 from rnope_jax.sharding import CONTEXT, context_parts, partition
 
 #: Backends that attend from a part of a row.
-_BACKENDS = ("blockwise",)
+_BACKENDS: dict[str, Any] = {"blockwise": blockwise, "splash": splash_parts}
 
 
 def zigzag(length: int, parts: int) -> np.ndarray:
@@ -50,7 +51,9 @@ def attend(
     Arguments and result as `reference.attend`, each split over the mesh.
     """
     if backend not in _BACKENDS:
-        raise UserError(f"model.attention = {backend!r} cannot split rows over mesh.context; {_BACKENDS[0]} can")
+        raise UserError(
+            f"model.attention = {backend!r} cannot split rows over mesh.context; {' and '.join(_BACKENDS)} can"
+        )
     parts = context_parts()
     length = q.shape[1]
     if segment_ids is None:
@@ -58,16 +61,16 @@ def attend(
     heads, kv_heads = (partition(("batch", "sequence", name, None)) for name in ("heads", "kv_heads"))
     rows = partition(("batch", "sequence"))
     if spec.window is not None and spec.window < length:
-        local = partial(_windowed, spec=spec, parts=parts)
+        local = partial(_windowed, spec=spec, parts=parts, backend=_BACKENDS[backend])
     else:
-        local = partial(_full, spec=spec, parts=parts)
+        local = partial(_full, spec=spec, parts=parts, backend=_BACKENDS[backend])
     return jax.shard_map(local, in_specs=(heads, kv_heads, kv_heads, rows), out_specs=heads, check_vma=False)(
         q, k, v, segment_ids
     )
 
 
 def _windowed(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, spec: AttentionSpec, parts: int
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, spec: AttentionSpec, parts: int, backend: Any
 ) -> jax.Array:
     """Attention of this device's two chunks, with the keys before each fetched from its neighbours."""
     assert spec.window is not None
@@ -77,7 +80,7 @@ def _windowed(
     # Zero arrives where there is no neighbour: no document may have that number.
     seen_segments = _with_past(segments + 1, past, parts) - 1
     k, v = jnp.split(seen, 2, axis=2)
-    mixed = blockwise.attend_band(
+    mixed = backend.attend_band(
         _chunks(q), k, v, spec.window, spec.scale, segments=_chunks(segments), key_segments=seen_segments
     )
     return _join(mixed)
@@ -124,14 +127,14 @@ def _send(x: jax.Array, pairs: list[tuple[int, int]]) -> jax.Array:
 
 
 def _full(
-    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, spec: AttentionSpec, parts: int
+    q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, *, spec: AttentionSpec, parts: int, backend: Any
 ) -> jax.Array:
     """Attention of this device's two chunks to the whole row."""
     device = jax.lax.axis_index(CONTEXT)
     k, v = jnp.split(_gather(jnp.concatenate([k, v], axis=2), parts), 2, axis=2)
     chunk = q.shape[1] // 2
     own = jnp.stack([device, 2 * parts - 1 - device])
-    return blockwise.attend_chunks(
+    return backend.attend_chunks(
         q, k, v, spec.scale, own, chunk, segments=segments, key_segments=_gather(segments, parts)
     )
 

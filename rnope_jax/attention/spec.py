@@ -9,6 +9,10 @@ import jax.numpy as jnp
 #: Added to masked logits; finite, so that a row without visible keys gives no NaN.
 MASKED = -1e30
 
+#: Name of what a backend's backward pass would otherwise compute again: its output and log-sum-exp.
+#: A policy of `jax.checkpoint` can keep these values by it.
+SAVED = "attention"
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSpec:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rnope_jax.attention import SAVED
 from rnope_jax.config import ModelConfig
 from rnope_jax.layers import Pattern
 from rnope_jax.model import cache as caches
@@ -127,8 +128,9 @@ class Transformer(nnx.Module):
 
         if self.config.remat == "none":
             return layer
+        policy = jax.checkpoint_policies.save_only_these_names(SAVED) if self.config.remat == "attention" else None
         # Inside a scan nothing can be merged across layers, so the barrier against it is not needed.
-        return jax.checkpoint(layer, prevent_cse=not in_scan)
+        return jax.checkpoint(layer, prevent_cse=not in_scan, policy=policy)
 
 
 def empty_cache(config: ModelConfig, batch: int, context: int) -> Caches:
