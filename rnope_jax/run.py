@@ -26,7 +26,7 @@ from rnope_jax.files import write_text
 from rnope_jax.schema import differences
 
 #: Sections that say how a run is watched and kept, not what it computes: they may change on resume.
-_MAY_CHANGE = ("checkpoint", "evaluation", "logging", "run_dir")
+_MAY_CHANGE = ("checkpoint", "evaluation", "logging", "mesh", "run_dir")
 
 #: Fields that say what the weights of an imported run are.
 _OF_WEIGHTS = [

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,21 +20,8 @@ from rnope_jax.interop.published import KEYS, WindowConvention
 from rnope_jax.interop.safetensors import Planned
 from rnope_jax.interop.source import Source, open_source, planned
 from rnope_jax.interop.tokenizer_files import copy_tokenizer
-from rnope_jax.interop.untrusted import quoted, read_json, regular_file
+from rnope_jax.interop.untrusted import read_json
 from rnope_jax.run import Run
-
-#: Reads a tokenizer.json in a process of its own: over some files the library panics, and takes the process that it
-#: is in with it. Errors that it reports are left to the reader here, who meets them again.
-_PROBE = """
-import contextlib, resource, sys, tokenizers
-with contextlib.suppress(Exception):
-    resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
-with contextlib.suppress(Exception):
-    tokenizers.Tokenizer.from_file(sys.argv[1]).encode("a naïve\\n text")
-"""
-
-#: Seconds that the probe may take; a vocabulary of a million tokens takes five.
-_PROBE_LIMIT = 120
 
 
 def import_directory(
@@ -82,7 +67,7 @@ def import_directory(
         paths = Run(aside)
         if source.tokenizer:
             paths.tokenizer.mkdir()
-            _take_tokenizer(source.tokenizer, paths.tokenizer, source.model.vocab_size)
+            copy_tokenizer(source.tokenizer, paths.tokenizer, add_bos=False)
         else:
             report("  no tokenizer.json: give data.tokenizer when you train")
         paths.imported.mkdir()
@@ -100,7 +85,7 @@ def _config(source: Source, run: Path, convention: WindowConvention) -> Config:
         steps=1000,
         sequence_length=min(source.context, 8192),
         batch_size=8,
-        schedule=ScheduleConfig(peak=1e-5, warmup_steps=100),
+        schedule=ScheduleConfig(peak=1e-5, warmup_steps=10),
     )
     return Config(
         name=run.absolute().name,
@@ -111,25 +96,6 @@ def _config(source: Source, run: Path, convention: WindowConvention) -> Config:
         init=InitConfig(source=str(run), window_convention=convention),
         run_dir=str(run),
     )
-
-
-def _take_tokenizer(directory: Path, target: Path, vocab_size: int) -> None:
-    """Copies the tokenizer, after another process has survived it."""
-    file = regular_file(directory, "tokenizer.json")
-    # -P: the working directory may be the one that nobody vouches for, with a tokenizers.py in it.
-    command = [sys.executable, "-P", "-c", _PROBE, str(file)]
-    try:
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROBE_LIMIT)
-        size = copy_tokenizer(directory, target, add_bos=False).vocab_size
-    except subprocess.SubprocessError as error:
-        raise UserError(f"{file}: the tokenizers library breaks down over it") from error
-    except (UserError, KeyError, TypeError, ValueError) as error:
-        # Settings may be of any type, and messages quote what they are about.
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        fact = quoted(kind + str(error).replace(f"{directory}/", ""), 200)[1:-1]
-        raise UserError(f"{directory}: the tokenizer cannot be taken: {fact}") from error
-    if size > vocab_size:
-        raise UserError(f"{file}: has {size} tokens, the model an embedding of {vocab_size}")
 
 
 def _finite(tensor: Planned, file: Path) -> Planned:

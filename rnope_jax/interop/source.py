@@ -11,18 +11,17 @@ import numpy as np
 from rnope_jax.checkpoint import saved_steps, saved_weights
 from rnope_jax.config import Config, ModelConfig
 from rnope_jax.errors import UserError
-from rnope_jax.interop.directory import CONFIG, open_directory
+from rnope_jax.interop.directory import CONFIG, CONFIG_LIMIT, open_directory
 from rnope_jax.interop.names import Naming, Tensor, tensors
 from rnope_jax.interop.published import WindowConvention
 from rnope_jax.interop.safetensors import Planned
+from rnope_jax.interop.tokenizer_files import check_tokenizer
 from rnope_jax.interop.untrusted import read_json
 from rnope_jax.run import Run
 from rnope_jax.weights import Weights
 
 #: Longest row of published weights that do not say it; what transformers takes.
 _CONTEXT = 8192
-
-_CONFIG_LIMIT = 64 * 2**20
 
 #: Bytes of a parameter that are held at a time while it is written to a file.
 _PIECE = 256 * 2**20
@@ -63,12 +62,14 @@ def open_source(path: Path, step: int | None = None, convention: WindowConventio
         raise UserError(f"{path} {fact}; give a run directory, or one with Hugging Face files")
     if not (path / CONFIG).exists():
         raise UserError(f"{path}: no {CONFIG} in it, so neither a run nor a directory of Hugging Face files")
-    if not {"model_type", "architectures"} & set(read_json(path, CONFIG, _CONFIG_LIMIT)):
+    if not {"model_type", "architectures"} & set(read_json(path, CONFIG, CONFIG_LIMIT)):
         return _open_run(Run(path), step)
     if step is not None:
         raise UserError(f"step = {step}: {path} holds Hugging Face files, which have no steps")
     directory = open_directory(path, convention)
     tokenizer = path if (path / "tokenizer.json").exists() else None
+    if tokenizer:
+        check_tokenizer(path, directory.model.vocab_size)
     context = directory.config.get("max_position_embeddings", _CONTEXT)
     return Source(path, directory.model, directory.weights, 0, context, tokenizer, directory.config, None)
 
@@ -76,7 +77,7 @@ def open_source(path: Path, step: int | None = None, convention: WindowConventio
 def _open_run(run: Run, step: int | None) -> Source:
     config = run.config
     tokenizer = run.tokenizer if run.tokenizer.exists() else None
-    published = read_json(run.imported, CONFIG, _CONFIG_LIMIT) if run.imported.exists() else {}
+    published = read_json(run.imported, CONFIG, CONFIG_LIMIT) if run.imported.exists() else {}
     context = published.get("max_position_embeddings", _CONTEXT) if published else 0
     if published and (step == 0 or (step is None and not saved_steps(run.checkpoints))):
         imported = open_directory(run.imported, config.init.window_convention)

@@ -1,13 +1,17 @@
 """Tokenizer files as AutoTokenizer of transformers reads them."""
 
 import json
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tokenizers import processors
 
 from rnope_jax.data import Tokenizer, tokenizer
-from rnope_jax.interop.untrusted import read_json, regular_file
+from rnope_jax.errors import UserError
+from rnope_jax.interop.untrusted import quoted, read_json, regular_file
 
 _FILE, _CONFIG, _TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 
@@ -19,6 +23,48 @@ _KEPT = (
     *(f"{name}_token" for name in ("bos", "eos", "pad", "unk", "cls", "sep", "mask")),
     *("add_bos_token", "add_eos_token", "chat_template", "clean_up_tokenization_spaces", "model_max_length"),
 )
+
+
+#: Reads a tokenizer.json in a process of its own: over some files the library panics, and takes the process that it
+#: is in with it. Errors that it reports are left to the reader here, who meets them again.
+_PROBE = """
+import contextlib, resource, sys, tokenizers
+with contextlib.suppress(Exception):
+    resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
+with contextlib.suppress(Exception):
+    tokenizers.Tokenizer.from_file(sys.argv[1]).encode("a naïve\\n text")
+"""
+
+#: Seconds that the probe may take; a vocabulary of a million tokens takes five.
+_PROBE_LIMIT = 120
+
+
+def check_tokenizer(directory: Path, vocab_size: int) -> None:
+    """Checks the tokenizer of a directory that nobody vouches for, after another process has survived it.
+
+    Args:
+      directory: where a tokenizer.json is.
+      vocab_size: tokens that the model has.
+
+    Raises:
+      UserError: naming the file and the fact, if it cannot be used.
+    """
+    file = regular_file(directory, _FILE, _FILE_LIMIT)
+    # -P: the working directory may be the one that nobody vouches for, with a tokenizers.py in it.
+    command = [sys.executable, "-P", "-c", _PROBE, str(file)]
+    try:
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PROBE_LIMIT)
+        with tempfile.TemporaryDirectory() as aside:
+            size = copy_tokenizer(directory, Path(aside), add_bos=False).vocab_size
+    except subprocess.SubprocessError as error:
+        raise UserError(f"{file}: the tokenizers library breaks down over it") from error
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        # Settings may be of any type, and messages quote what they are about.
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        fact = quoted(kind + str(error).replace(f"{directory}/", ""), 200)[1:-1]
+        raise UserError(f"{directory}: the tokenizer cannot be taken: {fact}") from error
+    if size > vocab_size:
+        raise UserError(f"{file}: has {size} tokens, the model an embedding of {vocab_size}")
 
 
 def copy_tokenizer(source: Path, target: Path, *, add_bos: bool) -> Tokenizer:

@@ -126,7 +126,11 @@ def _run(task: dict[str, Any]) -> dict[str, Any]:
         ask.write_text(json.dumps(task))
         # On the CPU whatever the machine has: an accelerator rounds float32 products.
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, "-m", "rnope_jax.interop.compare", str(ask), str(answer)]
+        # -P: the working directory may be one that nobody vouches for, with a jax.py in it. The package
+        # itself is found where it is, installed or not.
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        command = [sys.executable, "-P", "-m", "rnope_jax.interop.compare", str(ask), str(answer)]
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_LIMIT)
         except subprocess.TimeoutExpired as error:
