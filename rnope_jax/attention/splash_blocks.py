@@ -16,7 +16,7 @@ TABLE_BYTES = 960 * 1024
 
 #: Keys that a kernel takes from a loaded block at a time. The compiled kernels were equally long
 #: with 256, 512 and 1024.
-KEYS_AT_A_TIME = 512
+KEYS_AT_A_TIME = 256
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
 """Next-token cross-entropy, fused with the output projection so that the full logits never exist."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from rnope_jax.data.packing import Batch
 from rnope_jax.model import Transformer
 from rnope_jax.model.linear import project
-from rnope_jax.sharding import constrain, context_parts
+from rnope_jax.sharding import RULES, partition
 
 
 class LossSums(NamedTuple):
@@ -34,8 +35,9 @@ def cross_entropy(
 ) -> LossSums:
     """Sums of the loss over tokens; logits exist for `chunk` positions per row at a time.
 
-    The backward pass recomputes each chunk's logits. Chunks run along the sequence, so a batch that
-    is split over devices stays split.
+    The backward pass recomputes each chunk's logits and adds up the gradient of the table in
+    float32. On a mesh every device does so for its own tokens: the table is gathered once and its
+    gradient is summed over devices once, not for every chunk.
 
     Args:
       hidden: last normalised states [B, S, d_model].
@@ -43,39 +45,112 @@ def cross_entropy(
       targets: [B, S].
       mask: weight of each token [B, S].
       logit_factor: factor on the logits.
-      chunk: positions per row and chunk.
+      chunk: positions per row (of the part of a row that a device holds) and chunk.
     """
-    parts = context_parts()
-    length = targets.shape[1] // parts
-    chunk = min(chunk, length)
-    count = -(-length // chunk)
-    padding = count * chunk - length
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        sums = _token_sums(hidden, table, targets, mask, (), logit_factor, chunk)
+        return LossSums(*(part.sum() for part in sums))
+    tokens = partition(("batch", "sequence"))
+    over = (*RULES["batch"], *RULES["sequence"])
+    # `tensor`, which splits the vocabulary, is left to XLA.
+    local = jax.shard_map(
+        lambda *arrays: _token_sums(*arrays, RULES["embed"], logit_factor, chunk),
+        in_specs=(PartitionSpec(*tokens, None), PartitionSpec(None, RULES["embed"]), tokens, tokens),
+        out_specs=(PartitionSpec(over),) * 3,
+        axis_names=set(over),
+        check_vma=False,
+    )
+    return LossSums(*(part.sum() for part in local(hidden, table, targets, mask)))
 
-    def split(x: jax.Array) -> jax.Array:
-        """[B, S, ...] to [count, B, parts, chunk, ...]: a chunk holds some tokens of every device's part of the row."""
-        x = x.reshape(x.shape[0], parts, length, *x.shape[2:])
-        x = jnp.pad(x, [(0, 0), (0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 3))
-        return jnp.moveaxis(x.reshape(*x.shape[:2], count, chunk, *x.shape[3:]), 2, 0)
 
-    # The table is cast inside, so that its gradient is summed over chunks in float32.
-    @partial(jax.checkpoint, prevent_cse=False)
-    def sums(hidden: jax.Array, targets: jax.Array, mask: jax.Array, table: jax.Array) -> LossSums:
-        hidden = constrain(hidden, "batch", "sequence", None, None)
-        logits = project(hidden, table.T, result_type=jnp.float32) * logit_factor
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def _token_sums(
+    hidden: jax.Array,
+    table: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    gathered: tuple[str, ...],
+    factor: float,
+    chunk: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The three sums [1] over the tokens of one device.
+
+    `table` is split over the mesh axes `gathered` along d_model.
+    """
+    whole = _gather(table, gathered, hidden.dtype)
+
+    def step(total: Any, part: Any) -> tuple[Any, None]:
+        states, targets, mask = part
+        logits = project(states, whole.T, result_type=jnp.float32) * factor
         normaliser = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return LossSums(
-            nll=((normaliser - chosen) * mask).sum(),
-            z=(normaliser**2 * mask).sum(),
-            weight=mask.sum(),
-        )
-
-    def step(total: LossSums, part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[LossSums, None]:
-        return jax.tree.map(jnp.add, total, sums(*part, table)), None
+        sums = ((normaliser - chosen) * mask).sum(), (normaliser**2 * mask).sum(), mask.sum()
+        return jax.tree.map(jnp.add, total, sums), None
 
     zero = jnp.zeros((), jnp.float32)
-    total, _ = jax.lax.scan(step, LossSums(zero, zero, zero), (split(hidden), split(targets), split(mask)))
-    return total
+    total, _ = jax.lax.scan(step, (zero, zero, zero), _chunks((hidden, targets, mask), chunk))
+    return total[0][None], total[1][None], total[2][None]
+
+
+def _forward(
+    hidden: jax.Array,
+    table: jax.Array,
+    targets: jax.Array,
+    mask: jax.Array,
+    gathered: tuple[str, ...],
+    factor: float,
+    chunk: int,
+) -> tuple[Any, Any]:
+    arguments = hidden, table, targets, mask
+    return _token_sums(*arguments, gathered, factor, chunk), arguments
+
+
+def _backward(gathered: tuple[str, ...], factor: float, chunk: int, residuals: Any, gradients: Any) -> tuple:
+    hidden, table, targets, mask = residuals
+    whole = _gather(table, gathered, hidden.dtype)
+    d_nll, d_z, _ = (gradient[0] for gradient in gradients)
+
+    def step(d_table: jax.Array, part: Any) -> tuple[jax.Array, jax.Array]:
+        states, targets, mask = part
+        logits = project(states, whole.T, result_type=jnp.float32) * factor
+        normaliser = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+        # d nll = softmax - onehot, d z = 2 normaliser softmax.
+        slope = jnp.exp(logits - normaliser) * (d_nll + 2 * d_z * normaliser)
+        hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == targets[..., None]
+        d_logits = (jnp.where(hit, slope - d_nll, slope) * (mask[..., None] * factor)).astype(hidden.dtype)
+        d_states = project(d_logits, whole)
+        rows, width = d_logits.reshape(-1, d_logits.shape[-1]), states.reshape(-1, states.shape[-1])
+        return d_table + jnp.matmul(rows.T, width, preferred_element_type=jnp.float32), d_states
+
+    start = jnp.zeros(whole.shape, jnp.float32)
+    d_table, d_hidden = jax.lax.scan(step, start, _chunks((hidden, targets, mask), chunk))
+    if gathered:
+        d_table = jax.lax.psum_scatter(d_table, gathered, scatter_dimension=1, tiled=True)
+    length = hidden.shape[1]
+    d_hidden = jnp.moveaxis(d_hidden, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[2])[:, :length]
+    return d_hidden, d_table, None, None
+
+
+_token_sums.defvjp(_forward, _backward)
+
+
+def _gather(table: jax.Array, axes: tuple[str, ...], dtype: jnp.dtype) -> jax.Array:
+    table = table.astype(dtype)
+    return jax.lax.all_gather(table, axes, axis=1, tiled=True) if axes else table
+
+
+def _chunks(arrays: tuple[jax.Array, ...], chunk: int) -> tuple[jax.Array, ...]:
+    """Arrays [B, S, ...] as [count, B, chunk, ...], padded with zeros, which weigh nothing."""
+    length = arrays[0].shape[1]
+    chunk = min(chunk, length)
+    count = -(-length // chunk)
+
+    def split(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, 0), (0, count * chunk - length)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], count, chunk, *x.shape[2:]), 1, 0)
+
+    return tuple(split(x) for x in arrays)
 
 
 def batch_loss(model: Transformer, batch: Batch, chunk: int) -> LossSums:
