@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 from tokenizers import processors
 
 from rnope_jax.data import Tokenizer, tokenizer
@@ -84,7 +85,8 @@ def copy_tokenizer(source: Path, target: Path, *, add_bos: bool) -> Tokenizer:
         settings = read_json(source, _CONFIG, _CONFIG_LIMIT)
     kept = {"tokenizer_class": "PreTrainedTokenizerFast"}
     kept |= {name: settings[name] for name in _KEPT if settings.get(name) is not None}
-    loaded = tokenizer.load(file)
+    loaded = tokenizer.load(file, **_ends(file, settings))
+    kept |= {"bos_token": loaded.bos, "eos_token": loaded.eos}
     text = file.read_text(encoding="utf-8")
     if add_bos:
         # They could contradict the template, and llama.cpp's converter believes them more than it.
@@ -97,6 +99,24 @@ def copy_tokenizer(source: Path, target: Path, *, add_bos: bool) -> Tokenizer:
         template = regular_file(source, _TEMPLATE, _CONFIG_LIMIT)
         (target / _TEMPLATE).write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
     return loaded
+
+
+def _ends(file: Path, settings: dict[str, Any]) -> dict[str, str | None]:
+    """The start and end tokens where the settings do not name them: those that config.json gives by number."""
+    numbers = {}
+    if (file.parent / "config.json").exists():
+        numbers = read_json(file.parent, "config.json", _CONFIG_LIMIT)
+    ends: dict[str, str | None] = {"bos_token": None, "eos_token": None}
+    for name in ends:
+        if settings.get(name) is None:
+            number = numbers.get(f"{name}_id")
+            known = None
+            if type(number) is int and 0 <= number < 2**31:
+                known = tokenizers.Tokenizer.from_file(str(file)).id_to_token(number)
+            if known is None:
+                raise UserError(f"{_CONFIG} does not name the {name}, and config.json has no {name}_id that is one")
+            ends[name] = known
+    return ends
 
 
 def token_ids(loaded: Tokenizer, directory: Path) -> dict[str, int]:

@@ -785,7 +785,7 @@ def _(path: Path) -> None:
     tokenizer_config(bos_token="\x1b[2J<s>\u202e" * 1000)(path)
 
 
-@case("tokenizer: no start token", "", "no tokenizer_config.json beside it")
+@case("tokenizer: no start token", "", "does not name the bos_token")
 def _(path: Path) -> None:
     (path / "tokenizer_config.json").unlink()
 

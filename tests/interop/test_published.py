@@ -12,6 +12,7 @@ import pytest
 
 from rnope_jax import flops
 from rnope_jax.config import MeshConfig, ModelConfig
+from rnope_jax.data import tokenizer
 from rnope_jax.errors import UserError
 from rnope_jax.interop import export, import_directory, open_source
 from rnope_jax.interop.directory import FileWeights, open_directory
@@ -23,6 +24,7 @@ from rnope_jax.sharding import make_mesh
 from rnope_jax.weights import place
 from tests.helpers import assert_close
 from tests.interop.files import CODES, SHAPE, random_tensors, read_raw, read_tensors, write_directory, write_raw
+from tests.interop.models import small_tokenizer
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
@@ -575,3 +577,13 @@ def test_the_header_of_an_export_is_what_others_expect(tmp_path):
     assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
     ends = [entry["data_offsets"] for entry in header.values()]
     assert [start for start, _ in ends] == [0, *(end for _, end in ends[:-1])]
+
+
+def test_start_and_end_tokens_may_be_named_by_number(tmp_path):
+    """A tokenizer.json without settings beside it: config.json says which tokens start and end a text."""
+    ids = {"bos_token_id": small_tokenizer().bos_id, "eos_token_id": small_tokenizer().eos_id}
+    path = write_directory(tmp_path / "hf", {**SMALL_R7B, **ids, "vocab_size": small_tokenizer().vocab_size})
+    (path / "tokenizer.json").write_text(small_tokenizer().backend.to_str())
+    import_directory(path, tmp_path / "run", report=str)
+    taken = tokenizer.load(tmp_path / "run" / "tokenizer")
+    assert (taken.bos_id, taken.eos_id) == tuple(ids.values())
