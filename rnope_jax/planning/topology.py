@@ -11,6 +11,7 @@ from typing import Any
 
 from rnope_jax.errors import UserError
 from rnope_jax.planning.chips import ALIASES, CHIPS, Chip
+from rnope_jax.planning.output import captured
 
 #: Chips of one host, which libtpu wants in every slice. Smaller slices are a part of a host.
 _HOST = (2, 2, 1)
@@ -24,17 +25,14 @@ _SMALL_SHAPES = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
 #: A length at which links close a ring: whole cubes in 3D, the length of a pod in 2D.
 _RING = {2: 16, 3: 4}
 
-#: Keeps libtpu from asking a metadata server for the chips of this machine, from refusing to be
-#: loaded by two programs at once (no chip is used), and from talking about either.
+#: Keeps libtpu from asking a metadata server for the chips of this machine, and from refusing to be
+#: loaded by two programs at once: no chip is used.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5p-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_MIN_LOG_LEVEL": "3",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
 
@@ -136,14 +134,15 @@ def devices(topology: Topology) -> Sequence[Any]:
     host = tuple(min(limit, size) for limit, size in zip(_HOST, (*shape, 1), strict=False))
     options: dict[str, Any] = {} if topology.slices == 1 else {"num_slices": topology.slices}
     try:
-        description = topologies.get_topology_desc(
-            platform="tpu",
-            topology_name=f"{chip.library_name}:{_shown(shape)}",
-            chip_config_name=chip.config_name,
-            chips_per_host_bounds=host,
-            wrap=(*topology.rings, False)[:3],
-            **options,
-        )
+        with captured():
+            description = topologies.get_topology_desc(
+                platform="tpu",
+                topology_name=f"{chip.library_name}:{_shown(shape)}",
+                chip_config_name=chip.config_name,
+                chips_per_host_bounds=host,
+                wrap=(*topology.rings, False)[:3],
+                **options,
+            )
     except Exception as error:  # its own types differ between versions
         raise UserError(f"topology {topology}: {str(error).splitlines()[0]}") from error
     found = list(description.devices)
