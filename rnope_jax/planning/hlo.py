@@ -63,18 +63,24 @@ class Module:
         self.entry = ""
         self._text = text
         current: Computation | None = None
+        last = ""
         for line in text.splitlines():
-            if line.startswith("}"):
+            if current is None:
+                if match := _COMPUTATION.match(line):
+                    current = self.computations[match[2]] = Computation(match[2])
+                    self.entry = match[2] if match[1] else self.entry
+            elif line == "}" or line.startswith("}, "):
                 current = None
-            elif current is not None:
-                if match := _INSTRUCTION.match(line):
-                    instruction = _parse(match[2], line[match.end() :])
-                    current.instructions[instruction.name] = instruction
-                    if match[1]:
-                        current.root = instruction
-            elif match := _COMPUTATION.match(line):
-                current = self.computations[match[2]] = Computation(match[2])
-                self.entry = match[2] if match[1] else self.entry
+            elif match := _INSTRUCTION.match(line):
+                instruction = _parse(match[2], line[match.end() :])
+                last = instruction.name
+                current.instructions[last] = instruction
+                if match[1]:
+                    current.root = instruction
+            elif last in current.instructions:
+                # The description of a kernel runs over several lines; what follows it is the kernel's still.
+                before = current.instructions[last]
+                current.instructions[last] = before._replace(attributes=before.attributes + line)
 
     @cached_property
     def runs(self) -> Counter[str]:
