@@ -46,7 +46,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if math.prod(sizes) != len(devices):
         given = ", ".join(f"mesh.{name} = {getattr(config, name)}" for name in MESH_AXES)
         raise UserError(f"{given}: the product must equal the number of devices, {len(devices)}")
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # Only TPU slices are so far apart that replicas alone may span them.
+    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"})
     if slices > 1:
         return _hybrid_mesh(config, sizes, slices, devices)
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
