@@ -8,6 +8,9 @@ from typing import Annotated
 
 import tyro
 
+#: Columns of the report where it does not go to a terminal.
+_WIDTH = 120
+
 
 @dataclass(frozen=True)
 class Options:
@@ -51,7 +54,9 @@ def plan(arguments: Sequence[str]) -> None:
         json.dump(made.to_dict(), sys.stdout, indent=2)
         print()
     else:
-        planning.show(made, Console(highlight=False))
+        console = Console(highlight=False)
+        # Tables of numbers read badly when they are folded; a file has no width to respect.
+        planning.show(made, console if console.is_terminal else Console(highlight=False, width=_WIDTH))
 
 
 def stage_index(names: Sequence[str], given: str) -> int:

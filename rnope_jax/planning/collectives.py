@@ -48,8 +48,12 @@ class Collective:
 def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
     """The collectives of a program that is split over a mesh with these axes, outermost first."""
     found = []
-    slices = _scattered(module)
+    slices, chains = _scattered(module), _chains(module)
     for computation, instruction, times in module.executed():
+        if chain := _chain(instruction):
+            if chain not in chains:
+                continue
+            times = chains.pop(chain)
         kind = instruction.opcode.removesuffix("-start").removeprefix("ragged-")
         if kind not in KINDS or instruction.opcode.endswith("-done"):
             continue
@@ -74,6 +78,25 @@ def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
                 gathers=kind == "all-reduce" and _adds_to_zeros(module, computation, instruction),
             )
         )
+    return found
+
+
+def _chain(instruction: Instruction) -> tuple[str, str] | None:
+    """What names an operation that the compiler has spread over several others, to run beside them.
+
+    Each of the others holds a copy of it, from the one that starts it to the one that ends it.
+    """
+    chain = re.search(r'chain_id="(\d+)"', instruction.attributes)
+    channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+    return (chain[1], channel[1]) if chain and channel else None
+
+
+def _chains(module: Module) -> dict[tuple[str, str], int]:
+    """How often each such operation runs: as often as the rarest of its copies, which starts or ends it."""
+    found: dict[tuple[str, str], int] = {}
+    for _, instruction, times in module.executed():
+        if chain := _chain(instruction):
+            found[chain] = min(found.get(chain, times), times)
     return found
 
 

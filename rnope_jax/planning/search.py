@@ -53,9 +53,11 @@ def largest_batch(
         stages[stage_index] = replace(stage, batch_size=count * unit)
         return compile_step(replace(config, stages=tuple(stages)), stage_index, mesh, options)
 
-    known = {rows: first}
-    other = max(guess, 1) if guess != rows else rows + 1
-    known[other] = attempt(other)
+    if first.refusal and rows == 1:
+        return Largest(0, True, 0)
+    other = max(guess, 1)
+    other += other == rows
+    known = {rows: first, other: attempt(other)}
     (low, below), (high, above) = sorted(known.items())
     slope = max((above.temporaries - below.temporaries) / (high - low), 1)
     best = _most(limit - fixed, below.temporaries - slope * low, slope)
