@@ -12,6 +12,9 @@ from rnope_jax.planning.hlo import Computation, Instruction, Module, array_bytes
 #: Operations through which devices talk, without the -start of their asynchronous forms.
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
+#: Marks a transfer between slices, and tells what it is a part of.
+_HANDED_OVER = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+
 #: What passes an array on as it is.
 _TRANSPARENT = ("bitcast", "copy", "reshape", "convert", "transpose", "copy-start", "copy-done")
 
@@ -45,9 +48,14 @@ class Collective:
         return self.sent * self.times
 
 
-def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
-    """The collectives of a program that is split over a mesh with these axes, outermost first."""
+def collectives(module: Module, mesh_shape: dict[str, int], slices_of_mesh: int = 1) -> list[Collective]:
+    """The collectives of a program that is split over a mesh with these axes, outermost first.
+
+    A program for several slices names the devices of one of them, which come first in the mesh, and
+    hands what crosses slices to a library on the hosts.
+    """
     found = []
+    in_slice = math.prod(mesh_shape.values()) // slices_of_mesh
     slices, chains = _scattered(module), _chains(module)
     for computation, instruction, times in module.executed():
         if chain := _chain(instruction):
@@ -55,9 +63,14 @@ def collectives(module: Module, mesh_shape: dict[str, int]) -> list[Collective]:
                 continue
             times = chains.pop(chain)
         kind = instruction.opcode.removesuffix("-start").removeprefix("ragged-")
-        if kind not in KINDS or instruction.opcode.endswith("-done"):
+        across = _HANDED_OVER.search(instruction.attributes) if kind == "send" else None
+        if across is not None:
+            kind = across[1].lower().replace("_", "-")
+        if kind not in KINDS:
             continue
-        groups = device_groups(instruction, math.prod(mesh_shape.values()))
+        groups = device_groups(instruction, in_slice)
+        if across is not None:
+            groups = np.arange(0, in_slice * slices_of_mesh, in_slice)[None]
         if kind == "collective-permute":
             groups = groups[groups[:, 0] != groups[:, 1]]
         if groups.size == 0 or groups.shape[1] == 1:

@@ -134,7 +134,7 @@ def make_plan(config: Config, stage_index: int, topology: Topology, *, search: b
     memory = account(config, stage_index, mesh, compiled, limit)
     network = Network(topology, list(mesh.devices.flat))
     module = Module(compiled.text) if compiled.text else None
-    found = collectives(module, dict(mesh.shape)) if module is not None else []
+    found = collectives(module, dict(mesh.shape), topology.slices) if module is not None else []
     stage = config.stages[stage_index]
     return Plan(
         name=config.name,

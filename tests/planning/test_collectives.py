@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rnope_jax.planning.collectives import Collective, by_axes, collectives, device_groups, mesh_axes, sent_bytes
-from rnope_jax.planning.hlo import Instruction
+from rnope_jax.planning.hlo import Instruction, Module
 from tests.planning.test_hlo import read
 
 CPU = {"data": 1, "fsdp": 2, "context": 2, "tensor": 2}
@@ -86,3 +86,24 @@ def test_the_largest_come_first():
     order = [(kind, axes) for kind, axes, _ in by_axes(list(found("cpu.txt", CPU).values()))]
     assert order[0] == ("all-gather", ("context",))
     assert order[-1] == ("all-reduce", ("fsdp", "context"))
+
+
+def test_what_crosses_slices_is_handed_to_the_hosts():
+    attributes = (
+        "channel_id=3, is_host_transfer=true, frontend_attributes={"
+        '_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        '_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    module = Module(
+        "HloModule jit_step, num_partitions=4\n\n"
+        "ENTRY %main (p: f32[4,4,128]) -> token[] {\n"
+        "  %p = f32[4,4,128]{2,1,0:T(4,128)} parameter(0)\n"
+        "  %after-all = token[] after-all()\n"
+        f"  %send = (f32[4,4,128]{{2,1,0:T(4,128)}}, u32[], token[]) send(%p, %after-all), {attributes}\n"
+        f"  ROOT %send-done = token[] send-done(%send), {attributes}\n"
+        "}\n"
+    )
+    (found,) = collectives(module, {"data": 2, "fsdp": 4, "context": 1, "tensor": 1}, slices_of_mesh=2)
+    assert (found.kind, found.axes, found.group) == ("all-reduce", ("data",), 2)
+    assert found.sent == 4 * 4 * 128 * 4
+    assert found.groups.tolist() == [[0, 4]]
