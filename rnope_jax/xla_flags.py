@@ -20,7 +20,20 @@ class Flag:
 #: By platform, as `jax.Device.platform` calls it. Only what a comparison of plans, or the makers of
 #: the compiler, give a reason for; every option is one that the platform's compiler knows.
 FLAGS: dict[str, tuple[Flag, ...]] = {
-    "tpu": (),
+    "tpu": (
+        # Both as the makers of TPUs set them for training on several slices (AI-Hypercomputer/maxtext,
+        # benchmarks/xla_flags_library.py, DATA_PARALLEL_OVERLAP); within one slice they change nothing.
+        Flag(
+            "xla_tpu_enable_data_parallel_all_reduce_opt",
+            "true",
+            "sums of gradients between slices run beside the backward pass",
+        ),
+        Flag(
+            "xla_tpu_data_parallel_opt_different_sized_ops",
+            "true",
+            "also where the summed arrays differ in size, as those of attention and feed-forward layers do",
+        ),
+    ),
     "gpu": (),
     "cpu": (),
 }
