@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnope_jax.planning.hlo import Computation, Instruction, Module, array_bytes
+from rnope_jax.planning.hlo import Computation, Instruction, Module, Source, array_bytes
 
 #: Operations through which devices talk, without the -start of their asynchronous forms.
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -35,7 +35,7 @@ class Collective:
     """How often it runs in a step."""
     name: str
     """In the program."""
-    source: str
+    source: Source
     """Line of our code that it comes from, as far as the compiler kept it."""
     groups: np.ndarray
     """Positions in the mesh [groups, group]; for a permutation [pairs, 2]."""

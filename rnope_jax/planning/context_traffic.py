@@ -9,8 +9,8 @@ from rnope_jax.config import Config
 from rnope_jax.planning.collectives import Collective
 from rnope_jax.sharding import CONTEXT
 
-#: The module whose messages these are.
-_SOURCE = "attention/context.py"
+#: The module whose messages these are, and its function through which window layers send.
+_MODULE, _HALO = "attention/context.py", "_send"
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def context_traffic(config: Config, stage_index: int, mesh: Mesh, found: Sequenc
     """
     if mesh.shape[CONTEXT] == 1:
         return None
-    own = [c for c in found if c.source.startswith(_SOURCE) and c.axes == (CONTEXT,)]
-    halos = sum(c.total for c in own if c.kind == "collective-permute")
-    gathers = sum(c.total for c in own if c.kind != "collective-permute")
+    own = [c for c in found if c.source.line.startswith(_MODULE) and c.axes == (CONTEXT,)]
+    halos = sum(c.total for c in own if c.source.function == _HALO)
+    gathers = sum(c.total for c in own if c.source.function != _HALO)
     length = config.stages[stage_index].sequence_length
     kinds = config.stage_model(stage_index).layer_kinds
     full = sum(kind.window is None or kind.window >= length for kind in kinds)

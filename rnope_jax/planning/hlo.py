@@ -42,6 +42,15 @@ class Instruction(NamedTuple):
         return found
 
 
+class Source(NamedTuple):
+    """A place in our code."""
+
+    line: str
+    """File, line and what jax calls the operation: model/block.py:83 dot_general."""
+    function: str
+    """In which that line stands."""
+
+
 @dataclass
 class Computation:
     """Operations by name, in order."""
@@ -131,21 +140,20 @@ class Module:
                 for instruction in computation.instructions.values():
                     yield computation, instruction, times
 
-    def source(self, instruction: Instruction, package: str = "rnope_jax") -> str:
-        """The innermost line of `package` that an operation comes from, and its name there: block.py:83 dot_general."""
+    def source(self, instruction: Instruction, package: str = "rnope_jax") -> Source:
+        """Where in `package` an operation comes from: the innermost line."""
         name = re.search(r'op_name="([^"]*)"', instruction.attributes)
         frame = re.search(r"stack_frame_id=(\d+)", instruction.attributes)
-        last = name[1].rsplit("/", 1)[-1] if name else ""
+        operation = name[1].rsplit("/", 1)[-1] if name else ""
         number = int(frame[1]) if frame else 0
-        seen = set()
-        while number in self._frames and number not in seen:
-            seen.add(number)
+        while number in self._frames:
             location, parent = self._frames[number]
-            file, line = self._locations.get(location, ("", 0))
+            file, function, line = self._locations.get(location, ("", "", 0))
             if f"/{package}/" in file:
-                return f"{file.rsplit(f'/{package}/', 1)[1]}:{line} {last}".strip()
-            number = parent - 1  # written one more than it is, so that 0 means no parent
-        return last
+                return Source(f"{file.rsplit(f'/{package}/', 1)[1]}:{line} {operation}".strip(), function)
+            # Written one more than it is, so that the outermost refers to none.
+            number = parent - 1 if parent - 1 < number else 0
+        return Source(operation, "")
 
     @cached_property
     def _frames(self) -> dict[int, tuple[int, int]]:
@@ -153,11 +161,19 @@ class Module:
         return {int(number): (int(location), int(parent or 0)) for number, location, parent in found}
 
     @cached_property
-    def _locations(self) -> dict[int, tuple[str, int]]:
-        section = self._text.partition("\nFileNames\n")[2].partition("\n\n")[0]
-        files = dict(re.findall(r'^(\d+) "(.*)"$', section, re.MULTILINE))
-        found = re.findall(r"^(\d+) \{file_name_id=(\d+).*? line=(\d+)", self._text, re.MULTILINE)
-        return {int(number): (files.get(file, ""), int(line)) for number, file, line in found}
+    def _locations(self) -> dict[int, tuple[str, str, int]]:
+        files, functions = (self._names(section) for section in ("FileNames", "FunctionNames"))
+        pattern = r"^(\d+) \{file_name_id=(\d+) function_name_id=(\d+) line=(\d+)"
+        found = re.findall(pattern, self._text, re.MULTILINE)
+        return {
+            int(number): (files.get(file, ""), functions.get(function, ""), int(line))
+            for number, file, function, line in found
+        }
+
+    def _names(self, section: str) -> dict[str, str]:
+        """A table of numbers and names at the head of the text."""
+        table = self._text.partition(f"\n{section}\n")[2].partition("\n\n")[0]
+        return dict(re.findall(r'^(\d+) "(.*)"$', table, re.MULTILINE))
 
 
 def array_bytes(shape: str) -> list[int]:

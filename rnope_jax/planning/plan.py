@@ -128,7 +128,7 @@ def make_plan(config: Config, stage_index: int, topology: Topology, *, search: b
     devices = topologies.devices(topology)
     mesh = make_mesh(config.mesh, devices)
     model.shardings(config.model, mesh)
-    options = compiler_options("tpu")
+    options = compiler_options(devices[0].platform)
     compiled = compile_step(config, stage_index, mesh, options)
     limit = topology.chip.usable_hbm // topology.chip.devices
     memory = account(config, stage_index, mesh, compiled, limit)
@@ -167,12 +167,12 @@ def remarks(found: Sequence[Collective], compiled: Compiled) -> Iterable[str]:
         yield f"{len(as_gather)} all-gathers run as all-reduces and send {sent:.1f} GiB, twice what is needed"
     for collective in found:
         if collective.kind == "all-to-all":
-            yield f"all-to-all over {' + '.join(collective.axes)} at {collective.source} ({collective.name})"
+            yield f"all-to-all over {' + '.join(collective.axes)} at {collective.source.line} ({collective.name})"
 
 
 def _talks(found: Sequence[Collective], network: Network) -> Iterable[Talk]:
     for kind, axes, members in by_axes(found):
-        places = dict.fromkeys(member.source for member in sorted(members, key=lambda m: -m.total) if member.source)
+        places = dict.fromkeys(member.source.line for member in sorted(members, key=lambda m: -m.total))
         yield Talk(
             kind=kind,
             axes=axes,
@@ -181,7 +181,7 @@ def _talks(found: Sequence[Collective], network: Network) -> Iterable[Talk]:
             sent=sum(member.total for member in members),
             seconds=sum(network.seconds(member) for member in members),
             between_slices=any(network.crosses_slices(member.groups) for member in members),
-            largest=tuple(list(places)[:3]),
+            largest=tuple([place for place in places if place][:3]),
         )
 
 

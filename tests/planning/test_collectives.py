@@ -37,7 +37,7 @@ def test_what_tpus_write_in_other_words():
     scattered = program["all-reduce.437"]
     assert (scattered.kind, scattered.axes, scattered.times) == ("reduce-scatter", ("fsdp",), 6)
     assert scattered.sent == 4096 * 512 * 4 // 2
-    assert scattered.source == "model/linear.py:26 dot_general"
+    assert scattered.source.line == "model/linear.py:26 dot_general"
     gathered = program["all-reduce.453"]
     assert (gathered.kind, gathered.axes, gathered.gathers) == ("all-reduce", ("fsdp", "tensor"), True)
     assert not scattered.gathers

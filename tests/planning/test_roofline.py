@@ -9,14 +9,17 @@ import pytest
 from rnope_jax import flops
 from rnope_jax.planning.collectives import Collective
 from rnope_jax.planning.context_traffic import context_traffic
+from rnope_jax.planning.hlo import Source
 from rnope_jax.planning.network import Network
 from rnope_jax.planning.roofline import BETWEEN_SLICES, recomputed_flops, roofline
 from rnope_jax.planning.topology import parse
 from tests.helpers import tiny_config, tiny_model
 
 
-def collective(kind: str, axes: tuple[str, ...], groups: np.ndarray, sent: int, times: int, source: str = ""):
-    return Collective(kind, axes, groups.shape[1], sent, times, "x", source, groups)
+def collective(
+    kind: str, axes: tuple[str, ...], groups: np.ndarray, sent: int, times: int, line: str = "", function: str = ""
+) -> Collective:
+    return Collective(kind, axes, groups.shape[1], sent, times, "x", Source(line, function), groups)
 
 
 def two_slices() -> tuple:
@@ -66,13 +69,20 @@ def test_context_parallelism_next_to_gathering_everywhere():
     mesh = SimpleNamespace(shape={"data": 1, "fsdp": 1, "context": 8, "tensor": 1})
     ring = np.arange(8)[None]
     found = [
-        collective("collective-permute", ("context",), ring, 100, 9, "attention/context.py:123 ppermute"),
-        collective("all-gather", ("context",), ring, 7000, 4, "attention/context.py:147 all_gather"),
-        collective("all-gather", ("context",), ring, 9999, 4, "model/linear.py:26 dot_general"),
+        collective(
+            "collective-permute", ("context",), ring, 100, 9, Source("attention/context.py:123 ppermute", "_send")
+        ),
+        collective(
+            "all-gather", ("context",), ring, 7000, 4, Source("attention/context.py:147 all_gather", "_all_gather")
+        ),
+        collective(
+            "collective-permute", ("context",), ring, 1000, 14, Source("attention/context.py:190 ppermute", "_ring_sum")
+        ),
+        collective("all-gather", ("context",), ring, 9999, 4, "model/linear.py:26 dot_general", "project"),
     ]
     traffic = context_traffic(config, 0, mesh, found)
-    assert (traffic.halos, traffic.gathers) == (900, 28_000)
-    assert traffic.gathered_everywhere == 28_000 // 2 * 5
-    assert traffic.ratio == pytest.approx(28_900 / 70_000)
+    assert (traffic.halos, traffic.gathers) == (900, 42_000)
+    assert traffic.gathered_everywhere == 42_000 // 2 * 5
+    assert traffic.ratio == pytest.approx(42_900 / 105_000)
     mesh.shape["context"] = 1
     assert context_traffic(config, 0, mesh, found) is None
