@@ -70,13 +70,13 @@ def test_context_parallelism_next_to_gathering_everywhere():
     ring = np.arange(8)[None]
     found = [
         collective(
-            "collective-permute", ("context",), ring, 100, 9, Source("attention/context.py:123 ppermute", "_send")
+            "collective-permute", ("context",), ring, 100, 9, "attention/context.py:123 ppermute", "_send"
         ),
         collective(
-            "all-gather", ("context",), ring, 7000, 4, Source("attention/context.py:147 all_gather", "_all_gather")
+            "all-gather", ("context",), ring, 7000, 4, "attention/context.py:147 all_gather", "_all_gather"
         ),
         collective(
-            "collective-permute", ("context",), ring, 1000, 14, Source("attention/context.py:190 ppermute", "_ring_sum")
+            "collective-permute", ("context",), ring, 1000, 14, "attention/context.py:190 ppermute", "_ring_sum"
         ),
         collective("all-gather", ("context",), ring, 9999, 4, "model/linear.py:26 dot_general", "project"),
     ]
