@@ -10,7 +10,7 @@ import sys
 
 import jax
 
-from rnope_jax import attention, data, model, sharding
+from rnope_jax import attention, data, model, sharding, xla_flags
 from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.cli import config_file
 from rnope_jax.cli.errors import exit_code
@@ -22,6 +22,8 @@ def main() -> None:
     """The story of a run."""
     # With whom: the other processes of this run, if there are any.
     processes.join()
+
+    xla_flags.set_environment()
 
     # What to do: a Python file that returns a Config, and overrides from the command line.
     config = config_file.parse("train.py", sys.argv[1:])

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rnope_jax.config import Config, MeshConfig
@@ -45,7 +46,27 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if math.prod(sizes) != len(devices):
         given = ", ".join(f"mesh.{name} = {getattr(config, name)}" for name in MESH_AXES)
         raise UserError(f"{given}: the product must equal the number of devices, {len(devices)}")
+    # Only TPU slices are so far apart that replicas alone may span them.
+    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"})
+    if slices > 1:
+        return _hybrid_mesh(config, sizes, slices, devices)
     return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+
+
+def _hybrid_mesh(config: MeshConfig, sizes: list[int], slices: int, devices: Sequence[jax.Device]) -> Mesh:
+    """A mesh over slices that talk over the data-centre network: `data` runs over them, outermost.
+
+    Raises:
+      UserError: if `data` is not a multiple of the number of slices.
+    """
+    data, *inner = sizes
+    if data % slices:
+        raise UserError(
+            f"mesh.data = {config.data}: must be a multiple of the number of slices, {slices}, because replicas are "
+            f"what can talk over the network between them; for example mesh.data = {slices}"
+        )
+    grid = mesh_utils.create_hybrid_device_mesh((data // slices, *inner), (slices, 1, 1, 1), devices)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def partition(axes: Axes) -> PartitionSpec:
@@ -88,25 +109,39 @@ def check_divisible(mesh: Mesh | AbstractMesh, name: str, shape: Sequence[int], 
 
 
 def check_batches(config: Config, mesh: Mesh) -> None:
-    """Checks that every micro-batch divides over the devices that split it, rows and sequence.
+    """Checks that every micro-batch of every stage divides over the devices that split it, rows and sequence.
 
     Raises:
       UserError: naming the stage and the nearest sizes that work.
     """
-    parts = math.prod(mesh.shape[axis] for axis in RULES["batch"])
-    for index, stage in enumerate(config.stages):
-        if (length := stage.sequence_length) % (chunks := 2 * mesh.shape[CONTEXT]) and chunks > 2:
-            below, above = length // chunks * chunks, (length // chunks + 1) * chunks
-            options = f"{below} or {above}" if below else f"{above}"
-            raise UserError(
-                f"stages[{index}].sequence_length = {length}: must be divisible by {chunks} "
-                f"(two chunks for each of mesh.context = {chunks // 2} devices); for example {options}"
-            )
-        unit = parts * stage.accumulation
-        if stage.batch_size % unit:
-            below, above = stage.batch_size // unit * unit, (stage.batch_size // unit + 1) * unit
-            options = f"{below} or {above}" if below else f"{above}"
-            raise UserError(
-                f"stages[{index}].batch_size = {stage.batch_size}: must be divisible by {unit} "
-                f"(data x fsdp = {parts} devices, accumulation = {stage.accumulation}); for example {options}"
-            )
+    for index in range(len(config.stages)):
+        check_batch(config, index, mesh)
+
+
+def check_batch(config: Config, index: int, mesh: Mesh) -> None:
+    """Checks the micro-batches of one stage.
+
+    Raises:
+      UserError: naming the stage and the nearest sizes that work.
+    """
+    stage, parts = config.stages[index], batch_parts(mesh)
+    if (length := stage.sequence_length) % (chunks := 2 * mesh.shape[CONTEXT]) and chunks > 2:
+        below, above = length // chunks * chunks, (length // chunks + 1) * chunks
+        options = f"{below} or {above}" if below else f"{above}"
+        raise UserError(
+            f"stages[{index}].sequence_length = {length}: must be divisible by {chunks} "
+            f"(two chunks for each of mesh.context = {chunks // 2} devices); for example {options}"
+        )
+    unit = parts * stage.accumulation
+    if stage.batch_size % unit:
+        below, above = stage.batch_size // unit * unit, (stage.batch_size // unit + 1) * unit
+        options = f"{below} or {above}" if below else f"{above}"
+        raise UserError(
+            f"stages[{index}].batch_size = {stage.batch_size}: must be divisible by {unit} "
+            f"(data x fsdp = {parts} devices, accumulation = {stage.accumulation}); for example {options}"
+        )
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Over how many devices the rows of a batch are spread."""
+    return math.prod(mesh.shape[axis] for axis in RULES["batch"])

@@ -11,6 +11,7 @@ from rnope_jax.cli.errors import exit_code
 from rnope_jax.cli.exchange import export, import_
 from rnope_jax.cli.generate import generate
 from rnope_jax.cli.launch import launch
+from rnope_jax.cli.plan import Options, plan
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,9 +22,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "export": export,
         "import": import_,
         "launch": launch,
+        "plan": Options,
     }
     args = list(sys.argv[1:] if arguments is None else arguments)
-    description = "Sample from, look into and exchange RNoPE-SWA models. Training is `python train.py CONFIG`."
+    description = "Plan, sample from, look into and exchange RNoPE-SWA models. Training is `python train.py CONFIG`."
+    if args[:1] == ["plan"]:  # takes the fields of a configuration beside its own options
+        sys.exit(exit_code(lambda: plan(args[1:])))
     sys.exit(
         exit_code(
             lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="rnope", description=description, args=args)
