@@ -21,9 +21,8 @@ from rnope_jax.training import Reporter, Trainer, check_source, metrics, process
 def main() -> None:
     """The story of a run."""
     # With whom: the other processes of this run, if there are any.
-    processes.join()
-
     xla_flags.set_environment()
+    processes.join()
 
     # What to do: a Python file that returns a Config, and overrides from the command line.
     config = config_file.parse("train.py", sys.argv[1:])

@@ -69,12 +69,8 @@ def test_context_parallelism_next_to_gathering_everywhere():
     mesh = SimpleNamespace(shape={"data": 1, "fsdp": 1, "context": 8, "tensor": 1})
     ring = np.arange(8)[None]
     found = [
-        collective(
-            "collective-permute", ("context",), ring, 100, 9, "attention/context.py:123 ppermute", "_send"
-        ),
-        collective(
-            "all-gather", ("context",), ring, 7000, 4, "attention/context.py:147 all_gather", "_all_gather"
-        ),
+        collective("collective-permute", ("context",), ring, 100, 9, "attention/context.py:123 ppermute", "_send"),
+        collective("all-gather", ("context",), ring, 7000, 4, "attention/context.py:147 all_gather", "_all_gather"),
         collective(
             "collective-permute", ("context",), ring, 1000, 14, "attention/context.py:190 ppermute", "_ring_sum"
         ),
