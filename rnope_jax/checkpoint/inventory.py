@@ -77,6 +77,7 @@ def plan(run: Run, keep: int) -> Plan:
     """
     if keep < 1:
         raise UserError(f"prune = {keep}: keep at least 1")
+    run.config  # noqa: B018 (says so if this is no run)
     steps = steps_in(run.checkpoints)
     if not steps:
         raise UserError(f"{run.checkpoints} holds no checkpoint yet: let the run reach its first one")

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,9 @@ import tensorstore
 from rnope_jax.checkpoint import integrity
 from rnope_jax.checkpoint.steps import steps_in
 from rnope_jax.errors import UserError
+
+#: What TensorStore raises where files are not what they should be; anything else is a fault of ours, not of the disk.
+_UNREADABLE = (ValueError, OSError, IndexError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class SavedWeights:
     def _guarded(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except (ValueError, OSError) as error:
+        except _UNREADABLE as error:
             where = f"checkpoint {self.step} in {self._state.parent.parent}"
             raise UserError(f"{where} cannot be read: {first_line(origin(error))}") from error
 
@@ -158,23 +162,35 @@ def _open(state: Path, name: str) -> Any:
 def _undecodable(state: Path) -> str | None:
     """Why a saved state cannot be read from end to end; None if it can."""
     try:
-        keys = tensorstore.KvStore.open(_store(state)).result().list().result()
-        names = [key.decode().removesuffix("/zarr.json") for key in keys if key.endswith(b"/zarr.json")]
-        if not names:
-            return f"{state.name} holds no arrays"
-        for name in names:
+        for name in _saved_names(state):
             array = _open(state, name)
             chunks = [range(0, size, step) for size, step in zip(array.shape, _chunk(array), strict=True)]
             for start in itertools.product(*chunks):
                 piece = tuple(slice(at, at + step) for at, step in zip(start, _chunk(array), strict=True))
                 array[_within(piece, array.shape)].read().result()
-    except Exception as error:  # TensorStore raises many kinds
+    except _UNREADABLE as error:
         return first_line(origin(error))
     return None
 
 
+def _saved_names(state: Path) -> list[str]:
+    """Names of all arrays, from the list that Orbax keeps of them.
+
+    Raises:
+      ValueError: if that is not such a list.
+    """
+    try:
+        read = json.loads((state / "_METADATA").read_bytes())
+        names = [".".join(part["key"] for part in entry["key_metadata"]) for entry in read["tree_metadata"].values()]
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{state.name}/_METADATA is not a list of arrays") from error
+    if not names:
+        raise ValueError(f"{state.name}/_METADATA names no arrays")
+    return names
+
+
 def _chunk(array: Any) -> tuple[int, ...]:
-    return tuple(array.chunk_layout.read_chunk.shape)
+    return tuple(array.chunk_layout.read_chunk.shape or ())  # None for a single number
 
 
 def _within(piece: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -11,6 +11,7 @@ from rnope_jax.errors import UserError
 from tests.checkpoint.states import ABOUT, abstract, assert_same, state
 from tests.training.steps import mesh_of
 
+
 def test_a_state_comes_back_bit_for_bit_from_the_newest(opened):
     first = opened()
     for step in (1, 2):
