@@ -1,24 +1,29 @@
 """A campaign of faults against training runs: kills, damaged files, full disks, other numbers of processes.
 
-    python -m benchmarks.faults WORK [--minutes 10] [--seed 0]
+    python -m benchmarks.faults [--minutes 10] [--seed 0]
 
-WORK is a directory to make; it needs some hundred megabytes. A tiny run is trained once without faults.
-Then, in trials whose every choice follows from the seed, the same command meets faults in child
-processes, and what it ends with is compared with the run that met none. A loss is a wrong value of
-a parameter, or a checkpoint that was whole and is gone. The moments of kills are drawn, but what a process
-is doing at that moment is the machine's affair: trials are independent, not repeatable to the instruction.
+A tiny run is trained once without faults. Then, in trials whose every choice follows from the seed, the
+same command meets faults in child processes, and what it ends with is compared with the run that met
+none. A loss is a wrong value of a parameter, or a checkpoint that was whole and is gone.
+
+Processes are forked from one that has imported everything and started nothing, which saves most of the
+time of a short run. The moments of kills are drawn, but what a process is doing at that moment is
+the machine's affair: trials are independent, not repeatable to the instruction.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,11 +39,8 @@ from rnope_jax.run import Run
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "tests" / "end_to_end" / "tiny.py"
 
-#: Processes compute sums in another order; parameters after these few steps agree to this.
+#: Several processes compute sums in another order; parameters after these few steps agree to this.
 TOLERANCE = 2e-4
-
-#: A step that comes from another number of processes is compared so; all others bit for bit.
-Compare = Callable[[Path], str | None]
 
 
 @dataclass
@@ -71,47 +73,53 @@ class Campaign:
         self.cache = work / "compiled"
         self.reference = work / "reference"
         write_text(self.text)
-        ended, _ = self.finish(self.start(self.reference))
-        if ended:
-            raise SystemExit("the run without faults failed")
-        self.seconds = self._length()
-        self.expected = parameters(self.reference, 20)
-
-    def _length(self) -> float:
-        """Seconds that a run takes when everything is compiled."""
-        began = time.perf_counter()
-        self.finish(self.start(self.work / "again"))
-        shutil.rmtree(self.work / "again")
-        return time.perf_counter() - began
-
-    def start(self, run: Path, *, processes: int = 0, limit: int | None = None, steps: int | None = None) -> Any:
-        """Starts the training command; in a group of its own, so that all of it can be killed."""
-        command = [sys.executable]
-        if limit is not None:
-            command += ["-c", LIMITED, str(limit)]
-        if processes:
-            command += ["-m", "rnope_jax.cli.main", "launch", "--processes", str(processes), "--"]
-        command += ["train.py", str(CONFIG), "--data.corpus", str(self.text), "--run-dir", str(run)]
-        command += ["--evaluation.prompts", "--checkpoint.keep", "4"]
-        environment = {
+        self.environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(self.cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+        command, pipes = [sys.executable, "-c", SERVER], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.server = subprocess.Popen(command, cwd=ROOT, env=self.environment, text=True, **pipes)
+        code, out = self.train(self.reference)
+        if code:
+            raise SystemExit(f"the run without faults failed: {out}")
+        self.seconds = self._length()
+        self.expected = parameters(self.reference, 20)
 
-    def finish(self, process: Any, seconds: float = 300) -> tuple[int, str]:
-        """The exit code and what was said; the end of the group, if it takes too long."""
-        try:
-            out, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            return -1, process.communicate()[0] + "\n(did not end)"
-        return process.returncode, out
+    def _length(self) -> float:
+        """Seconds that a run takes when everything is compiled."""
+        began = time.perf_counter()
+        self.train(self.work / "again")
+        shutil.rmtree(self.work / "again")
+        return time.perf_counter() - began
+
+    def train(self, run: Path, *, delay: float = 300, limit: int | None = None) -> tuple[int, str]:
+        """The training command: its exit code and what it said. It is killed after `delay` seconds."""
+        log = self.work / "log"
+        job = {"arguments": self.arguments(run), "log": str(log), "limit": limit}
+        print(json.dumps(job), file=self.server.stdin, flush=True)
+        pid = int(self.server.stdout.readline())
+        timer = threading.Timer(delay, os.kill, (pid, signal.SIGKILL))  # it is reaped after it answers
+        timer.start()
+        code = int(self.server.stdout.readline())
+        timer.cancel()
+        timer.join()
+        print("ended", file=self.server.stdin, flush=True)
+        return code, log.read_text(errors="replace")
+
+    def arguments(self, run: Path) -> list[str]:
+        """Of train.py."""
+        fixed = ["--evaluation.prompts", "--checkpoint.keep", "4"]
+        return [str(CONFIG), "--data.corpus", str(self.text), "--run-dir", str(run), *fixed]
+
+    def launch(self, run: Path, processes: int) -> subprocess.Popen:
+        """Several processes."""
+        command = [sys.executable, "-m", "rnope_jax.cli.main", "launch", "--processes", str(processes)]
+        command += ["--", "train.py", *self.arguments(run)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, **pipes)
 
     def draw(self, kind: str, trial: int) -> random.Random:
         """The choices of one trial."""
@@ -126,10 +134,31 @@ class Campaign:
         return different(parameters(run, 20), self.expected, tolerance)
 
 
-LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+#: Forks a process for every job it reads, and tells its number and how it ended. The process stays
+#: unreaped until that was heard, so that its number is not given to another one that would be killed.
+SERVER = """
+import json, os, resource, sys
+sys.path.insert(0, os.getcwd())
+import matplotlib.pyplot, tensorboardX, train
+from rnope_jax.cli.errors import exit_code
+
+for line in sys.stdin:
+    job = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        if job["limit"] is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"],) * 2)
+        sys.argv = ["train.py", *job["arguments"]]
+        sys.exit(exit_code(train.main))
+    print(pid, flush=True)
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    print(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, flush=True)
+    sys.stdin.readline()
+    os.waitpid(pid, 0)
 """
 
 
@@ -169,11 +198,10 @@ def kills(campaign: Campaign, until: float) -> Count:
         waiting = 0  # kills that are judged when the run has ended
         while True:
             before = max(saved_steps(run / "checkpoints"), default=0)
-            process = campaign.start(run)
             delay = campaign.draw("kill", count.trials + waiting).uniform(0, 1.1 * campaign.seconds)
             if time.monotonic() > until:
                 delay = 300  # the last of the campaign may end
-            code, out = interrupted(campaign, process, delay)
+            code, out = campaign.train(run, delay=delay)
             after = max(saved_steps(run / "checkpoints"), default=0)
             if after < before:
                 count.note(f"checkpoint {before} was gone after a kill")
@@ -187,16 +215,6 @@ def kills(campaign: Campaign, until: float) -> Count:
         for _ in range(waiting):
             count.note(loss)
     return count
-
-
-def interrupted(campaign: Campaign, process: Any, delay: float) -> tuple[int, str]:
-    """Kills a process and all it has started after a delay, unless it ends before."""
-    try:
-        process.wait(timeout=delay)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return campaign.finish(process)
 
 
 def flip(file: Path, draw: random.Random) -> None:
@@ -266,7 +284,7 @@ def damaged_runs(campaign: Campaign, trials: int, until: float) -> Count:
             files = [path for path in sorted((run / "checkpoints" / str(step)).rglob("*")) if path.is_file()]
             files = [path for path in files if path.name != integrity.NAME]
             FAULTS[draw.choice(list(FAULTS))](draw.choice(files), draw)
-        code, out = campaign.finish(campaign.start(run))
+        code, out = campaign.train(run)
         loss = campaign.wrong(run) if code == 0 else f"code {code}: {out[-300:]}"
         if not all((run / "checkpoints" / f"damaged-{step}").is_dir() for step in hit):
             loss = loss or f"{hit} were not set aside"
@@ -307,14 +325,14 @@ def full_disks(campaign: Campaign, trials: int, until: float) -> Count:
             shutil.rmtree(half / "checkpoints" / str(step))
         first = saved_steps(half / "checkpoints")
         with small_disk(campaign, half, draw.randrange(30_000, 400_000)) as (run, options):
-            code, out = campaign.finish(campaign.start(run, **options))
+            code, out = campaign.train(run, **options)
             loss = None if code in (0, 2) else f"code {code}: {out[-300:]}"
             if code == 2:
                 gone = [step for step in first if step not in saved_steps(run / "checkpoints")]
                 loss = loss or (f"checkpoints {gone} were gone" if gone else None)
                 shutil.rmtree(half)
                 shutil.copytree(run, half)  # onto a disk with room
-                code, out = campaign.finish(campaign.start(half))
+                code, out = campaign.train(half)
                 loss = loss or (campaign.wrong(half) if code == 0 else f"code {code}: {out[-300:]}")
             else:
                 loss = loss or campaign.wrong(run)
@@ -333,7 +351,7 @@ def other_processes(campaign: Campaign, trials: int, until: float) -> Count:
         loss, wanted = None, 0
         for processes in (2, 1):
             wanted += draw.randint(2, 6)
-            process = campaign.start(run, processes=processes)
+            process = campaign.launch(run, processes)
             deadline = time.monotonic() + 120
             while max(saved_steps(run / "checkpoints"), default=0) < wanted and process.poll() is None:
                 time.sleep(0.01)
@@ -341,9 +359,10 @@ def other_processes(campaign: Campaign, trials: int, until: float) -> Count:
                     loss = f"{processes} processes did not come to step {wanted}"
                     break
             kill_all(process)
-            campaign.finish(process)
+            process.communicate()
             wanted = max(saved_steps(run / "checkpoints"), default=0)
-        code, out = campaign.finish(campaign.start(run, processes=2))
+        process = campaign.launch(run, 2)
+        out, code = process.communicate()[0], process.returncode
         loss = loss or (campaign.wrong(run, TOLERANCE) if code == 0 else f"code {code}: {out[-300:]}")
         count.note(loss)
         shutil.rmtree(run)
@@ -386,24 +405,23 @@ def hashing(work: Path) -> dict[str, float]:
 def main() -> None:
     """Runs the campaign, prints the table and writes results/faults.json."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("work", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     began = time.monotonic()
     end = began + 60 * arguments.minutes
-    arguments.work.mkdir(parents=True)
+    work = Path(tempfile.mkdtemp(prefix="faults"))
     try:
-        campaign = Campaign(arguments.work.absolute(), arguments.seed)
+        campaign = Campaign(work, arguments.seed)
         left = end - time.monotonic()
         counts = []
         for part in (
             lambda: damaged_files(campaign, "bit flip", 300),
             lambda: damaged_files(campaign, "truncation", 100),
             lambda: damaged_files(campaign, "deleted file", 100),
-            lambda: damaged_runs(campaign, 6, end - 0.85 * left),
-            lambda: full_disks(campaign, 6, end - 0.7 * left),
-            lambda: other_processes(campaign, 3, end - 0.55 * left),
+            lambda: damaged_runs(campaign, 8, end - 0.85 * left),
+            lambda: full_disks(campaign, 8, end - 0.7 * left),
+            lambda: other_processes(campaign, 2, end - 0.5 * left),
             lambda: kills(campaign, end),
         ):
             since = time.monotonic()
@@ -414,13 +432,15 @@ def main() -> None:
             "seed": arguments.seed,
             "minutes": round((time.monotonic() - began) / 60, 1),
             "seconds_of_a_run": round(campaign.seconds, 1),
-            "hashing": hashing(arguments.work),
+            "hashing": hashing(work),
             "trials": sum(count.trials for count in counts),
             "losses": sum(count.losses for count in counts),
             "kinds": [vars(count) for count in counts],
         }
+        campaign.server.stdin.close()
+        campaign.server.wait()
     finally:
-        shutil.rmtree(arguments.work)
+        shutil.rmtree(work)
     print(record("faults", found).read_text())
     print("| fault | trials | recovered | losses |\n| --- | --- | --- | --- |")
     for count in counts:
