@@ -24,7 +24,7 @@ import tensorstore
 
 from benchmarks.record import record
 from configs import command_r7b
-from rnope_jax.checkpoint import Checkpoints
+from rnope_jax.checkpoint import Checkpoints, integrity
 from rnope_jax.config import CheckpointConfig, Config, ModelConfig
 from rnope_jax.flops import parameters
 from rnope_jax.model import describe
@@ -86,6 +86,7 @@ def make_run(path: Path, config: Config, shape: ModelConfig) -> None:
     rng = np.random.default_rng(0)
     for name, info in describe(shape).items():
         _write(run.checkpoints / "1" / "state", name, info.shape, rng)
+    integrity.seal(run.checkpoints / "1")
 
 
 def _write(state: Path, name: str, dims: tuple[int, ...], rng: np.random.Generator) -> None:

@@ -17,7 +17,7 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -73,13 +73,13 @@ def publish(made: Path, path: Path) -> None:
       OSError: if something is there, other than an empty directory.
     """
     for part in [*made.rglob("*"), made]:
-        _sync(part)
+        sync(part)
     path.parent.mkdir(parents=True, exist_ok=True)
     empty = path.is_dir() and not path.is_symlink() and not any(path.iterdir())
     if os.path.lexists(path) and not empty:
         raise FileExistsError(errno.EEXIST, "came into being meanwhile; nothing was overwritten", str(path))
     made.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _lock(handle: int, aside: Path, path: Path) -> None:
@@ -103,7 +103,8 @@ def _is(handle: int, path: Path) -> bool:
         return False
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Returns when a file, or the names in a directory, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -115,14 +115,9 @@ def open_run(config: Config) -> Iterator[Run]:
             )
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        lock = (run.path / _LOCK).open("w")
     except OSError as error:
         raise UserError(f"run_dir: cannot write to {run.path}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{run.path}: another process is training in this directory") from error
+    with only_process(run):
         if run.config_file.exists():
             _check_same(run, config)  # once more: another process may have started a run just before the lock
         else:
@@ -134,6 +129,25 @@ def open_run(config: Config) -> Iterator[Run]:
             if not run.owns(run.config.data.tokenizer):
                 shutil.rmtree(run.tokenizer, ignore_errors=True)
         yield run
+
+
+@contextlib.contextmanager
+def only_process(run: Run) -> Iterator[None]:
+    """Keeps training in a run, and what may not happen meanwhile, apart.
+
+    Raises:
+      UserError: if another process trains in it, or it cannot be written.
+    """
+    try:
+        lock = (run.path / _LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"run_dir: cannot write to {run.path}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{run.path}: another process is training in this directory") from error
+        yield
 
 
 def _is_plan(run: Run) -> bool:
@@ -176,5 +190,7 @@ def _check_same(run: Run, config: Config) -> None:
         raise UserError(
             f"{run.path} holds a run with another configuration:\n"
             + "\n".join(lines)
-            + "\nGive the old values to resume it, or another --run-dir to start a new one. Nothing was changed."
+            + "\nGive the old values to resume it, or another --run-dir to start a new one"
+            + (f", which --init.source {run.path} begins with the parameters of this one" if run.has_checkpoint else "")
+            + ". Nothing was changed."
         )

@@ -19,6 +19,7 @@ def export(
     step: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     shard_size: Annotated[float, tyro.conf.arg(metavar="GB")] = 5.0,
     verify: bool = True,
+    trust_checkpoint: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Write a model as files that PyTorch programs read, or as GGUF for llama.cpp.
 
@@ -28,9 +29,10 @@ def export(
       target: the program that will read the files.
       gguf: write a GGUF file, with any order of layers and a tokenizer of your own.
       dtype: float32, bfloat16 or float16; by default what the model computes in, or what imported weights have.
-      step: which checkpoint, 0 for weights as they were imported; by default the newest.
+      step: which checkpoint, 0 for weights as they were imported; by default the newest that is whole.
       shard_size: largest file of weights, in GB.
       verify: load the result with PyTorch in another process and compare logits.
+      trust_checkpoint: do not verify the files of the checkpoint before they are read.
     """
     from rnope_jax import interop
     from rnope_jax.errors import UserError
@@ -43,10 +45,17 @@ def export(
         if out.resolve().is_relative_to(own.resolve()):
             raise UserError(f"{out} lies among the files of the run; choose a place outside of {own}")
     if gguf:
-        made = interop.export_gguf(run, out, dtype=dtype, step=step, check=verify)
+        made = interop.export_gguf(run, out, dtype=dtype, step=step, check=verify, trust_checkpoint=trust_checkpoint)
     else:
         made = interop.export(
-            run, out, target=target, dtype=dtype, step=step, shard_bytes=int(shard_size * 1e9), check=verify
+            run,
+            out,
+            target=target,
+            dtype=dtype,
+            step=step,
+            shard_bytes=int(shard_size * 1e9),
+            check=verify,
+            trust_checkpoint=trust_checkpoint,
         )
     print(f"done: {made.path}")
 

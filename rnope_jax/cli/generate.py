@@ -2,7 +2,9 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 
@@ -16,8 +18,9 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = 0.95,
     seed: int = 0,
+    trust_checkpoint: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
-    """Continue a text with the newest checkpoint of a run; prints as the tokens come.
+    """Continue a text with the newest whole checkpoint of a run; prints as the tokens come.
 
     Args:
       run: run directory, such as runs/quickstart.
@@ -27,11 +30,12 @@ def generate(
       top_k: draw from the likeliest k tokens only.
       top_p: draw from the likeliest tokens whose probabilities reach p together.
       seed: of the draws.
+      trust_checkpoint: do not verify the files of the checkpoint before they are read.
     """
     from rnope_jax.inference import Sampling, load
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    model = load(run)
+    model = load(run, trust_checkpoint=trust_checkpoint)
     sys.stdout.write(prompt)
     for piece in model.stream(prompt, max_tokens, sampling, seed):
         sys.stdout.write(piece)

@@ -6,6 +6,7 @@ from typing import Any
 
 import tyro
 
+from rnope_jax.cli.checkpoints import checkpoints
 from rnope_jax.cli.describe import describe
 from rnope_jax.cli.errors import exit_code
 from rnope_jax.cli.exchange import export, import_
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "import": import_,
         "launch": launch,
         "plan": Options,
+        "checkpoints": checkpoints,
     }
     args = list(sys.argv[1:] if arguments is None else arguments)
     description = "Plan, sample from, look into and exchange RNoPE-SWA models. Training is `python train.py CONFIG`."

@@ -54,13 +54,17 @@ class TextModel:
         )
 
 
-def load(run: Path) -> TextModel:
-    """The model of a run's newest checkpoint, or that of a directory of Hugging Face files.
+def load(run: Path, *, trust_checkpoint: bool = False) -> TextModel:
+    """The model of a run's newest whole checkpoint, or that of a directory of Hugging Face files.
+
+    Args:
+      run: the directory.
+      trust_checkpoint: do not compare the files of the checkpoint with its integrity file first.
 
     Raises:
       UserError: if this is neither, or there is no checkpoint that can be read, or no tokenizer.
     """
-    source = open_source(run)
+    source = open_source(run, verify=not trust_checkpoint)
     if source.tokenizer is None:
         raise UserError(f"{run}: there is no tokenizer with this model, so it cannot read text")
     loaded = tokenizer.load(source.tokenizer)

@@ -50,6 +50,7 @@ def export(
     step: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     check: bool = True,
+    trust_checkpoint: bool = False,
     report: Callable[[str], None] = print,
 ) -> Exported:
     """Writes a model as Hugging Face files: weights, config.json, tokenizer, model card.
@@ -64,9 +65,10 @@ def export(
       target: the program that will read it.
       dtype: "float32", "bfloat16" or "float16"; None keeps the type of imported weights and takes the
         type in which a trained model computes.
-      step: of which checkpoint; None takes the newest.
+      step: of which checkpoint; None takes the newest that is whole.
       shard_bytes: largest file of weights.
       check: load the result with PyTorch in another process and compare logits.
+      trust_checkpoint: do not compare the files of the checkpoint with its integrity file first.
       report: told what is done.
 
     Raises:
@@ -75,7 +77,7 @@ def export(
     """
     if shard_bytes < 1:
         raise UserError(f"shard size = {shard_bytes}: must be at least one byte")
-    source = open_source(run, step)
+    source = open_source(run, step, verify=not trust_checkpoint)
     keys = architecture(source.model, target)
     kept = export_dtype(source, dtype)
     tensors = planned(source, HUGGING_FACE, kept)

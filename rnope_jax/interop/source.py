@@ -46,13 +46,16 @@ class Source:
     """The configuration, for a run."""
 
 
-def open_source(path: Path, step: int | None = None, convention: WindowConvention = "transformers") -> Source:
+def open_source(
+    path: Path, step: int | None = None, convention: WindowConvention = "transformers", *, verify: bool = True
+) -> Source:
     """Opens a run, or a directory of Hugging Face files.
 
     Args:
       path: the directory.
-      step: of which checkpoint; None takes the newest, 0 the weights that were imported.
+      step: of which checkpoint; None takes the newest that is whole, 0 the weights that were imported.
       convention: how `sliding_window` of Hugging Face files is meant.
+      verify: compares the files of a checkpoint with its integrity file before anything is read.
 
     Raises:
       UserError: if it is neither, or what is asked for is not there.
@@ -63,7 +66,7 @@ def open_source(path: Path, step: int | None = None, convention: WindowConventio
     if not (path / CONFIG).exists():
         raise UserError(f"{path}: no {CONFIG} in it, so neither a run nor a directory of Hugging Face files")
     if not {"model_type", "architectures"} & set(read_json(path, CONFIG, CONFIG_LIMIT)):
-        return _open_run(Run(path), step)
+        return _open_run(Run(path), step, verify)
     if step is not None:
         raise UserError(f"step = {step}: {path} holds Hugging Face files, which have no steps")
     directory = open_directory(path, convention)
@@ -74,7 +77,7 @@ def open_source(path: Path, step: int | None = None, convention: WindowConventio
     return Source(path, directory.model, directory.weights, 0, context, tokenizer, directory.config, None)
 
 
-def _open_run(run: Run, step: int | None) -> Source:
+def _open_run(run: Run, step: int | None, verify: bool) -> Source:
     config = run.config
     tokenizer = run.tokenizer if run.tokenizer.exists() else None
     published = read_json(run.imported, CONFIG, CONFIG_LIMIT) if run.imported.exists() else {}
@@ -82,7 +85,7 @@ def _open_run(run: Run, step: int | None) -> Source:
     if published and (step == 0 or (step is None and not saved_steps(run.checkpoints))):
         imported = open_directory(run.imported, config.init.window_convention)
         return Source(run.path, config.model, imported.weights, 0, context, tokenizer, published, config)
-    saved = saved_weights(run.checkpoints, step)
+    saved = saved_weights(run.checkpoints, step, verify=verify)
     trained = config.stages[: config.stage_at(saved.step - 1) + 1]
     context = max(context, *(stage.sequence_length for stage in trained))
     return Source(run.path, config.model_after(saved.step), saved, saved.step, context, tokenizer, published, config)

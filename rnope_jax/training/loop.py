@@ -200,6 +200,7 @@ class Trainer:
         if count < self.config.optimizer.max_skipped:
             self.reporter.say(text)
             return
+        self.checkpoints.wait()
         local = pending.step - 1 - self.config.first_step(index)
         documents = documents_of_step(self.corpus.train[index], stage, self._seed(index), local)
         raise TrainingError(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rnope_jax import model
-from rnope_jax.checkpoint import Checkpoints, load_state
+from rnope_jax.checkpoint import Checkpoints, from_first, load_state
 from rnope_jax.config import Config, ModelConfig
 from rnope_jax.errors import UserError
 from rnope_jax.interop import Source, open_source
@@ -29,7 +29,7 @@ def check_source(config: Config) -> None:
     """
     if Run(config.directory).has_checkpoint:
         return  # it goes on from there, whatever has become of its source
-    if (source := _source(config)) is not None:
+    if (source := _source(config, verify=False)) is not None:  # what is in the files is seen when they are read
         _check(config, source)
 
 
@@ -58,13 +58,17 @@ def restore_or_init(
     return _taken_over(config, mesh, source) if config.init.optimizer else _fresh(config, mesh, source)
 
 
-def _source(config: Config) -> Source | None:
+def _source(config: Config, *, verify: bool = True) -> Source | None:
     run = Run(config.directory)
     if run.imported.exists():
         return open_source(run.path, step=0)
     if config.init.source is None:
         return None
-    return open_source(Path(config.init.source).expanduser(), convention=config.init.window_convention)
+    path, convention = Path(config.init.source).expanduser(), config.init.window_convention
+    if not verify or jax.process_count() == 1:
+        return open_source(path, convention=convention, verify=verify)
+    step = from_first("source verified", lambda: open_source(path, convention=convention).step)
+    return open_source(path, step or None, convention, verify=False)
 
 
 def _check(config: Config, source: Source) -> None:

@@ -1,12 +1,16 @@
 """Several processes train one model: the same numbers, one end, and a new beginning when one dies."""
 
 import os
+import random
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from rnope_jax.checkpoint import integrity
+from tests.checkpoint.faults import flip_bit, kinds
 from tests.end_to_end.commands import TINY, finish, signal_when, start
 from tests.training.runs import metrics
 
@@ -64,6 +68,24 @@ def test_two_processes_compute_what_one_computes(axis, finished, text, compiled,
     assert ended.code == 0, ended
     assert_same_losses(tmp_path / "run", finished[0])
     assert ended.out.count("done: ") == 1
+
+
+def test_several_processes_agree_on_the_newest_good_checkpoint_and_seal_theirs(finished, text, compiled, tmp_path):
+    """The first one looks; the others take its word."""
+    run_dir = shutil.copytree(finished[0], tmp_path / "run")
+    for step in (19, 20):
+        flip_bit(kinds(run_dir / "checkpoints" / str(step))["state/d/*"][0], random.Random(step))
+    ended = finish(launch(compiled, text, run_dir))
+    assert ended.code == 0, ended
+    assert "set aside as damaged-20" in ended.out
+    assert ended.out.count("resuming after step 18") == 1
+    names = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert names == ["18", "19", "20", "damaged-19", "damaged-20"]
+    for step in (18, 19, 20):
+        assert integrity.is_sealed(run_dir / "checkpoints" / str(step))
+        assert integrity.damage(run_dir / "checkpoints" / str(step)) is None
+    assert set(kinds(run_dir / "checkpoints" / "20")) > {"state/ocdbt.process_1/d/*"}
+    assert_same_losses(run_dir, finished[0])
 
 
 def test_a_stop_of_one_process_is_a_stop_of_all(finished, text, compiled, tmp_path):

@@ -1,6 +1,5 @@
 """A run that was stopped ends where it would have ended."""
 
-import gc
 import shutil
 from dataclasses import replace
 
@@ -73,34 +72,22 @@ def test_a_finished_run_can_be_run_again_without_harm(config, unbroken, copied):
     assert metrics(copied) == metrics(unbroken.run.path)
 
 
-@pytest.fixture
-def abandoned():
-    """Orbax leaves coroutines unfinished when a file cannot be read; they are gone when the test ends."""
-    yield
-    gc.collect()
-
-
-reads_damage = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
 def truncate(checkpoint) -> None:
     for file in (checkpoint / "state").rglob("d/*"):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-@reads_damage
-def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(config, unbroken, copied, abandoned):
+def test_a_damaged_newest_checkpoint_is_set_aside_for_the_one_before(config, unbroken, copied):
     truncate(copied / "checkpoints" / "10")
     resumed = train(config)
-    assert any("checkpoint 10 cannot be read" in line and "damaged-10" in line for line in resumed.said)
+    assert any("checkpoint 10 is damaged (state/" in line and "damaged-10" in line for line in resumed.said)
     assert "resuming after step 9" in resumed.said
     assert (copied / "checkpoints" / "damaged-10").is_dir()
     assert resumed.trainer.checkpoints.steps() == [9, 10]
     assert_same_state(resumed.state, unbroken.state)
 
 
-@reads_damage
-def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(config, copied, abandoned):
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(config, copied):
     for checkpoint in (copied / "checkpoints").iterdir():
         truncate(checkpoint)
     before = tree_hash(copied / "checkpoints")

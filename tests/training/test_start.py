@@ -1,5 +1,6 @@
 """What training begins from."""
 
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnope_jax.checkpoint import Checkpoints, saved_weights
+from rnope_jax.checkpoint import Checkpoints, integrity, saved_weights
 from rnope_jax.config import CheckpointConfig, InitConfig, OptimizerConfig
 from rnope_jax.errors import UserError
 from rnope_jax.interop.names import HUGGING_FACE, tensors
 from rnope_jax.layers import LayerKind, rnope_swa
-from rnope_jax.training import check_source, restore_or_init
+from rnope_jax.training import check_source, open_run, restore_or_init
 from rnope_jax.training.state import Health, TrainState, make_optimizer
 from rnope_jax.training.step import to_devices
 from rnope_jax.weights import rearranged
+from tests.checkpoint.faults import flip_bit, kinds
 from tests.helpers import random_params, tiny_model
 from tests.interop.models import make_run
 from tests.training.runs import run_config, tree_hash
@@ -106,6 +108,32 @@ def test_other_factors_and_constants_are_said(begin, tmp_path):
         "its logit factor was 0.25 and is 1 now",
         "its norm eps was 1e-06 and is 1e-05 now",
     ]
+
+
+def test_another_optimizer_is_refused_and_a_new_run_begins_with_it(begin, trained, trained_params, tmp_path):
+    """By the command that the refusal names; optimizer state, step and schedule begin anew."""
+    other = replace(CONFIG, optimizer=OptimizerConfig(name="adafactor"))
+    with (
+        pytest.raises(UserError, match=r"optimizer\.name(.|\n)*--init\.source \S*trained begins with the parameters"),
+        open_run(replace(other, run_dir=str(trained.path))),
+    ):
+        pass
+    state, said = begin(from_source(other, trained.path, tmp_path / "run"))
+    assert said[0] == f"starting from the parameters of {trained.path} after step 10"
+    assert_equal(state.params, trained_params)
+    assert int(state.step) == 0
+    assert jax.tree.structure(state.optimizer) == jax.tree.structure(make_optimizer(other).init(state.params))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves((state.optimizer, state.health)))
+
+
+def test_parameters_come_from_the_newest_whole_checkpoint_of_the_source(begin, trained, trained_params, tmp_path):
+    source = shutil.copytree(trained.path, tmp_path / "source")
+    shutil.copytree(source / "checkpoints" / "10", source / "checkpoints" / "9")
+    integrity.seal(source / "checkpoints" / "9")
+    flip_bit(kinds(source / "checkpoints" / "10")["state/d/*"][0], random.Random(0))
+    state, said = begin(from_source(CONFIG, source, tmp_path / "run"))
+    assert said[0] == f"starting from the parameters of {source} after step 9"
+    assert_equal(state.params, trained_params)
 
 
 @pytest.mark.parametrize("layers", [3, 6, 9], ids=["remainder only", "whole periods", "both"])

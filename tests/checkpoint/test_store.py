@@ -6,42 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rnope_jax.checkpoint import Checkpoints, saved_steps, saved_weights
-from rnope_jax.config import CheckpointConfig
+from rnope_jax.checkpoint import saved_steps, saved_weights
 from rnope_jax.errors import UserError
+from tests.checkpoint.states import ABOUT, abstract, assert_same, state
 from tests.training.steps import mesh_of
-
-ABOUT = {"note": "any"}
-
-
-def state(seed: int = 0) -> dict:
-    rng = np.random.default_rng(seed)
-    params = {"a.b": rng.normal(size=(8, 4)), "periods.0.x": rng.normal(size=16)}
-    params = {name: jnp.asarray(x, jnp.float32) for name, x in params.items()}
-    return {"params": params, "optimizer": {"adam": {"count": jnp.int32(seed), "mu": params}}, "step": jnp.int32(seed)}
-
-
-def abstract(value: dict) -> dict:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), value)
-
-
-def assert_same(actual: dict, expected: dict) -> None:
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
-    assert jax.tree.map(lambda x: x.dtype, actual) == jax.tree.map(lambda x: x.dtype, expected)
-
-
-@pytest.fixture
-def opened(tmp_path):
-    """Opens the checkpoints; all are closed at the end."""
-    made = []
-
-    def open_(**settings) -> Checkpoints:
-        made.append(Checkpoints(tmp_path / "checkpoints", CheckpointConfig(**settings)))
-        return made[-1]
-
-    yield open_
-    for checkpoints in made:
-        checkpoints.close()
 
 
 def test_a_state_comes_back_bit_for_bit_from_the_newest(opened):
@@ -136,7 +104,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_its_step_may_be_saved_again(opene
     assert step == 1
     assert_same(restored, state(1))
     assert len(said) == 1
-    assert said[0].startswith("checkpoint 2 cannot be read (")
+    assert said[0].startswith("checkpoint 2 is damaged (state/_METADATA is missing)")
     assert said[0].endswith("set aside as damaged-2")
     assert "\n" not in said[0]
     checkpoints.save(2, state(5), ABOUT)
@@ -151,7 +119,11 @@ def test_a_state_of_another_shape_is_not_taken(opened):
     checkpoints.wait()
     other = abstract(state())
     del other["params"]["a.b"]
-    with pytest.raises(UserError, match=r"none of the checkpoints \[1\]"):
+    with pytest.raises(UserError, match=r"checkpoint 1 in .*: params\.a\.b is float32\[8, 4\] there and absent here"):
+        checkpoints.restore(other)
+    other = abstract(state())
+    other["params"]["a.b"] = jax.ShapeDtypeStruct((8, 4), jnp.bfloat16)  # Orbax would convert it without a word
+    with pytest.raises(UserError, match=r"params\.a\.b is float32\[8, 4\] there and bfloat16\[8, 4\] here"):
         checkpoints.restore(other)
     assert checkpoints.steps() == [1]
 
