@@ -45,6 +45,8 @@ def _verdict(plan: Plan) -> str:
     memory = plan.memory
     if plan.fits:
         return f"fits: {_gib(memory.total)} of {_gib(memory.limit)} per device, {_gib(memory.spare)} to spare"
+    if memory.spare >= 0:  # on-chip memory, for example
+        return f"does not fit; the compiler: {plan.compiled.refusal}"
     said = f"\nthe compiler: {plan.compiled.refusal}" if plan.compiled.refusal else ""
     largest = max(_categories(memory), key=lambda row: row[1])
     return (
