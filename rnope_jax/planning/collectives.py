@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnope_jax.planning.hlo import Computation, Instruction, Module, Source, array_bytes
+from rnope_jax.planning.traffic import bytes_read
 
 #: Operations through which devices talk, without the -start of their asynchronous forms.
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -41,6 +42,8 @@ class Collective:
     """Positions in the mesh [groups, group]; for a permutation [pairs, 2]."""
     gathers: bool = False
     """An all-reduce that does the work of an all-gather: each device adds its part to zeros."""
+    scatters: bool = False
+    """An all-reduce that does the work of a reduce-scatter: each device looks at its part of the sum only."""
 
     @property
     def total(self) -> int:
@@ -89,6 +92,7 @@ def collectives(module: Module, mesh_shape: dict[str, int], slices_of_mesh: int 
                 source=module.source(_caller(module, slices.get(computation.name)) or instruction),
                 groups=groups,
                 gathers=kind == "all-reduce" and _adds_to_zeros(module, computation, instruction),
+                scatters=kind == "all-reduce" and _looks_at_part(module, computation, instruction, groups.shape[1]),
             )
         )
     return found
@@ -217,6 +221,15 @@ def _caller(module: Module, name: str | None) -> Instruction | None:
             if instruction.opcode == "fusion" and ("calls", name) in instruction.callees:
                 return instruction
     return None
+
+
+def _looks_at_part(module: Module, computation: Computation, instruction: Instruction, group: int) -> bool:
+    """Whether what is used of a sum is no more than one of `group` parts of it."""
+    names = [instruction.name]
+    if instruction.shape.startswith("("):
+        names = [user.name for user in computation.instructions.values() if instruction.name in user.operands]
+    read = [bytes_read(module, computation, name) for name in names]
+    return sum(array_bytes(instruction.shape)) > 2**20 and 0 < group * sum(read) <= sum(array_bytes(instruction.shape))
 
 
 def _adds_to_zeros(module: Module, computation: Computation, instruction: Instruction) -> bool:

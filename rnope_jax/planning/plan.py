@@ -161,10 +161,13 @@ def remarks(found: Sequence[Collective], compiled: Compiled) -> Iterable[str]:
     """What a program should not do, in words."""
     for warning in compiled.warnings:
         yield f"the compiler copies an array to every device to split it anew: {warning}"
-    as_gather = [c for c in found if c.gathers]
-    if as_gather:
-        sent = sum(c.total for c in as_gather) / 2**30
-        yield f"{len(as_gather)} all-gathers run as all-reduces and send {sent:.1f} GiB, twice what is needed"
+    for what, members in (
+        ("all-gathers", [c for c in found if c.gathers]),
+        ("reduce-scatters", [c for c in found if c.scatters]),
+    ):
+        if members:
+            sent = sum(c.total for c in members) / 2**30
+            yield f"{len(members)} {what} run as all-reduces and send {sent:.1f} GiB, twice what is needed"
     for collective in found:
         if collective.kind == "all-to-all":
             yield f"all-to-all over {' + '.join(collective.axes)} at {collective.source.line} ({collective.name})"

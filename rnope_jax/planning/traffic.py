@@ -76,7 +76,7 @@ def _fusion(module: Module, instruction: Instruction, shapes: list[str]) -> int:
     total = 0
     for index, shape in enumerate(shapes):
         if size := _outside(shape):
-            total += min(_read(module, inner, _parameter(inner, index)), size)
+            total += min(bytes_read(module, inner, _parameter(inner, index)), size)
     roots = [inner.root.name] if inner.root is not None else []
     if inner.root is not None and inner.root.opcode == "tuple":
         roots = list(inner.root.operands)
@@ -94,8 +94,8 @@ def _parameter(computation: Computation, index: int) -> str:
     return ""
 
 
-def _read(module: Module, computation: Computation, name: str) -> int:
-    """Bytes of a value that the operations of a fused computation look at."""
+def bytes_read(module: Module, computation: Computation, name: str) -> int:
+    """Bytes of a value that the operations of its computation look at, each use for itself."""
     total = 0
     for user in computation.instructions.values():
         for place, operand in enumerate(user.operands):
@@ -107,10 +107,10 @@ def _read(module: Module, computation: Computation, name: str) -> int:
                 case "dynamic-update-slice" if place == 0:
                     pass  # stays where it is
                 case "bitcast":
-                    total += _read(module, computation, user.name)
+                    total += bytes_read(module, computation, user.name)
                 case "fusion":
                     inner = module.computations[dict(user.callees)["calls"]]
-                    total += _read(module, inner, _parameter(inner, place))
+                    total += bytes_read(module, inner, _parameter(inner, place))
                 case _:
                     return sum(array_bytes(computation.instructions[name].shape))
     return total

@@ -107,3 +107,22 @@ def test_what_crosses_slices_is_handed_to_the_hosts():
     assert (found.kind, found.axes, found.group) == ("all-reduce", ("data",), 2)
     assert found.sent == 4 * 4 * 128 * 4
     assert found.groups.tolist() == [[0, 4]]
+
+
+def test_a_sum_of_which_each_device_keeps_a_part_is_a_reduce_scatter_in_disguise():
+    def program(kept: int) -> Module:
+        return Module(
+            "HloModule jit_step, num_partitions=4\n\n"
+            "ENTRY %main (p: f32[4096,512], i: s32[]) -> f32[] {\n"
+            "  %p = f32[4096,512]{1,0} parameter(0)\n"
+            "  %i = s32[] parameter(1)\n"
+            "  %sum = f32[4096,512]{1,0} all-reduce(%p), replica_groups=[1,4]<=[4], to_apply=%add\n"
+            f"  ROOT %part = f32[{kept},512]{{1,0}} dynamic-slice(%sum, %i, %i), dynamic_slice_sizes={{{kept},512}}\n"
+            "}\n"
+        )
+
+    for kept, expected in ((1024, True), (2048, False)):
+        (found,) = collectives(program(kept), {"data": 1, "fsdp": 4, "context": 1, "tensor": 1})
+        assert found.kind == "all-reduce"  # that is what runs, and what is counted
+        assert found.sent == 2 * 4096 * 512 * 4 * 3 // 4
+        assert found.scatters is expected
