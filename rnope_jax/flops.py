@@ -7,7 +7,7 @@ are model FLOPs. `six_n` is the usual estimate, for comparison.
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -87,3 +87,9 @@ def cache_bytes(model: ModelConfig, context: int, bytes_per_value: int) -> int:
     """Bytes of keys and values for one sequence of `context` tokens."""
     slots = sum(kind.cache_length(context) for kind in model.layer_kinds)
     return 2 * slots * model.num_kv_heads * model.head_dim * bytes_per_value
+
+
+def full_cache_bytes(model: ModelConfig, context: int, bytes_per_value: int) -> int:
+    """What `cache_bytes` would be if every layer attended to the whole prefix."""
+    full = tuple(replace(kind, window=None) for kind in model.layer_kinds)
+    return cache_bytes(replace(model, pattern=full), context, bytes_per_value)

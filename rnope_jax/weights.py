@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Sharding
 
 from rnope_jax.config import ModelConfig
-from rnope_jax.model import Params, describe
+from rnope_jax.model import ParameterInfo, Params, describe
 
 #: Where in an array: one slice per axis.
 Index = tuple[slice, ...]
@@ -103,19 +103,31 @@ class _Rearranged:
         return self._weights.read(place.parameter, (slice(place.position, place.position + 1), *index))[0]
 
 
-def place(weights: Weights, config: ModelConfig, placement: Sharding | Mapping[str, Sharding]) -> Params:
-    """The parameters as float32 arrays on devices; each device's part is read for itself.
+def place(
+    weights: Weights,
+    config: ModelConfig,
+    placement: Sharding | Mapping[str, Sharding],
+    dtype: np.dtype = DTYPES["float32"],
+) -> Params:
+    """The parameters as arrays on devices; each device's part is read for itself.
 
     Args:
       weights: what is read.
       config: the model.
       placement: one sharding for all parameters, or one for each.
+      dtype: of those that are multiplied with activations; the factors of norms are always float32.
     """
 
-    def put(name: str, shape: tuple[int, ...]) -> jax.Array:
+    def put(name: str, info: ParameterInfo) -> jax.Array:
         sharding = placement[name] if isinstance(placement, Mapping) else placement
+        kept = dtype if multiplied(name, info) else DTYPES["float32"]
         return jax.make_array_from_callback(
-            shape, sharding, lambda index: np.ascontiguousarray(weights.read(name, index or ()), np.float32)
+            info.shape, sharding, lambda index: np.ascontiguousarray(weights.read(name, index or ()), kept)
         )
 
-    return {name: put(name, info.shape) for name, info in describe(config).items()}
+    return {name: put(name, info) for name, info in describe(config).items()}
+
+
+def multiplied(name: str, info: ParameterInfo) -> bool:
+    """Whether products read a parameter, which are computed in the type of the activations."""
+    return info.is_matrix or name == "embedding"

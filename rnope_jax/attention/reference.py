@@ -42,7 +42,7 @@ def attend_positions(
     q_positions: jax.Array,
     k_positions: jax.Array,
 ) -> jax.Array:
-    """Attention of queries at given positions to keys at given positions, as a cache holds them.
+    """Attention of queries at given positions to keys at given positions: what `cached.attend` computes.
 
     Args:
       q: queries [B, S, H, D].

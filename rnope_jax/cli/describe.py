@@ -24,7 +24,6 @@ def describe(config: Positional[str], /) -> None:
     """
     from rnope_jax import attention, flops
     from rnope_jax.cli.config_file import load
-    from rnope_jax.layers import LayerKind
 
     loaded = load(config)
     shape = loaded.model
@@ -52,10 +51,9 @@ def describe(config: Positional[str], /) -> None:
         )
     console.print(stages)
 
-    full = LayerKind(None, None).cache_length
     caches = Table("context", "key-value cache (bf16)", "share of full attention")
     for context in dict.fromkeys(stage.sequence_length for stage in loaded.stages):
         size = flops.cache_bytes(shape, context, 2)
-        whole = 2 * 2 * shape.num_layers * full(context) * shape.num_kv_heads * shape.head_dim
+        whole = flops.full_cache_bytes(shape, context, 2)
         caches.add_row(f"{context:,}", f"{size / 2**20:,.2f} MiB", f"{size / whole:.3f}")
     console.print(caches)

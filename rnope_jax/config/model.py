@@ -80,6 +80,11 @@ class ModelConfig(Schema):
         return self.pattern[: self.num_layers % len(self.pattern)]
 
     @property
+    def unrolled(self) -> "ModelConfig":
+        """The same model with no layer in a scan: its pattern is longer than the model, so no period is whole."""
+        return replace(self, pattern=self.layer_kinds + self.layer_kinds[:1]) if self.num_periods else self
+
+    @property
     def width_ratio(self) -> float:
         """The m of muP; 1 in the standard parametrisation."""
         return self.d_model / self.mup_base_width if self.mup_base_width else 1.0

@@ -1,6 +1,7 @@
 """Text to tokens and back: any `tokenizer.json`, or a byte-level BPE trained on the corpus."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,13 @@ _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 #: Longest piece of text that is tokenized at once, in characters.
 _PIECE = 1 << 20
+
+#: Tokens that are decoded again with the next one: a character has at most four bytes, and what a
+#: decoder leaves out at the start of a text must not be left out of its middle.
+_CONTEXT = 4
+
+#: The name of a token that stands for one byte, in tokenizers that fall back to bytes.
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
@@ -61,16 +69,27 @@ class Tokenizer:
         return self.backend.decode(list(tokens), skip_special_tokens=True)
 
     def stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Decodes token by token; yields text as soon as no later token can change it."""
-        seen: list[int] = []
-        done = ""
+        """Decodes token by token; yields text as soon as no later token can change it.
+
+        Only the last few tokens are decoded each time. A text that ends with a replacement character
+        may end within a character, so this one waits; so do tokens that stand for single bytes, up
+        to the next that does not: how some tokenizers decode them depends on the whole run.
+        """
+        special = {n for n, token in self.backend.get_added_tokens_decoder().items() if token.special}
+        recent: list[int] = []
+        shown = 0  # characters of `recent` that were yielded
         for token in tokens:
-            seen.append(token)
-            text = self.decode(seen)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}") and text.startswith(done):
-                yield text[len(done) :]
-                done = text
-        yield self.decode(seen)[len(done) :]
+            name = self.backend.id_to_token(token)
+            if name is None or token in special:
+                continue  # leaves no text
+            recent.append(token)
+            if _BYTE.fullmatch(name):
+                continue
+            text = self.decode(recent)
+            yield text[shown : _settled(text)]
+            recent = recent[-_CONTEXT:]
+            shown = _settled(self.decode(recent))
+        yield self.decode(recent)[shown:]
 
     def save(self, directory: Path) -> None:
         """Writes the two files that `load` and Hugging Face's AutoTokenizer read, whole or not at all."""
@@ -142,6 +161,11 @@ def _settings(file: Path) -> dict[str, str]:
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise UserError(f"data.tokenizer: {file} is not a JSON object: {error}") from error
     return {name: token["content"] if isinstance(token, dict) else token for name, token in named.items() if token}
+
+
+def _settled(text: str) -> int:
+    """Length of the text that later bytes cannot change."""
+    return len(text) - text.endswith("\N{REPLACEMENT CHARACTER}")
 
 
 def _pieces(text: str) -> Iterator[str]:

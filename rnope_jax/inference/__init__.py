@@ -1,7 +1,9 @@
 """Inference: prompts, caches, sampling."""
 
-from rnope_jax.inference.generate import generate, prefill
+from rnope_jax.inference.generate import generate
+from rnope_jax.inference.layout import arrange
 from rnope_jax.inference.sampling import Sampling, sample
+from rnope_jax.inference.stats import Stats
 from rnope_jax.inference.text import TextModel, load
 
-__all__ = ["Sampling", "TextModel", "generate", "load", "prefill", "sample"]
+__all__ = ["Sampling", "Stats", "TextModel", "arrange", "generate", "load", "sample"]

@@ -40,13 +40,26 @@ def sample(logits: jax.Array, key: jax.Array, settings: Sampling) -> jax.Array:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / settings.temperature
     if settings.top_k is not None and settings.top_k < logits.shape[-1]:
-        least = jax.lax.top_k(logits, settings.top_k)[0][:, -1:]
-        logits = jnp.where(logits < least, MASKED, logits)
+        logits = _keep(logits, jnp.ones_like(logits), settings.top_k)
     if settings.top_p is not None and settings.top_p < 1:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        probabilities = jax.nn.softmax(ordered, axis=-1)
-        # A token stays if the likelier ones do not reach p without it; the likeliest always does.
-        kept = jnp.cumsum(probabilities, axis=-1) - probabilities < settings.top_p
-        least = jnp.where(kept, ordered, jnp.inf).min(axis=-1, keepdims=True)
-        logits = jnp.where(logits < least, MASKED, logits)
+        logits = _keep(logits, jax.nn.softmax(logits, axis=-1), settings.top_p)
     return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+
+
+def _keep(logits: jax.Array, weights: jax.Array, enough: float) -> jax.Array:
+    """Masks all but the likeliest tokens [B, V] whose weights [B, V] reach `enough` together; ties stay together.
+
+    The least logit that stays is found bit by bit, each with one pass over the row: to sort a large
+    vocabulary takes far longer.
+    """
+    bits = jax.lax.bitcast_convert_type(logits.astype(jnp.float32), jnp.uint32)
+    # Ordered as the numbers are: negative ones have their first bit set, and grow downwards.
+    ordered = jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+    def step(index: jax.Array, least: jax.Array) -> jax.Array:
+        higher = least | (jnp.uint32(1 << 31) >> index.astype(jnp.uint32))
+        reached = jnp.where(ordered >= higher, weights, 0).sum(axis=-1, keepdims=True)
+        return jnp.where(reached >= enough, higher, least)
+
+    least = jax.lax.fori_loop(0, 32, step, jnp.zeros((*logits.shape[:-1], 1), jnp.uint32))
+    return jnp.where(ordered >= least, logits, MASKED)

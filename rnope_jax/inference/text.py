@@ -4,16 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-
 from rnope_jax.config import ModelConfig
 from rnope_jax.data import Tokenizer, tokenizer
 from rnope_jax.errors import UserError
 from rnope_jax.inference.generate import generate
+from rnope_jax.inference.layout import ComputeDtype, read
 from rnope_jax.inference.sampling import Sampling
+from rnope_jax.inference.stats import Stats
 from rnope_jax.interop import open_source
 from rnope_jax.model import Params
-from rnope_jax.weights import place
 
 
 @dataclass(frozen=True)
@@ -21,27 +20,39 @@ class TextModel:
     """A model with its tokenizer."""
 
     config: ModelConfig
+    """With its layers as decoding runs them (`layout`)."""
     params: Params
     tokenizer: Tokenizer
     step: int
     """Training steps that the parameters have seen."""
 
-    def stream(self, prompt: str, max_tokens: int, sampling: Sampling, seed: int = 0) -> Iterator[str]:
+    def stream(
+        self, prompt: str, max_tokens: int, sampling: Sampling, seed: int = 0, stats: Stats | None = None
+    ) -> Iterator[str]:
         """Continues one text; yields the continuation piece by piece."""
 
         def tokens() -> Iterator[int]:
-            for column in self._tokens([prompt], max_tokens, sampling, seed):
+            for column in self._tokens([prompt], max_tokens, sampling, seed, stats):
                 yield int(column[0])
 
         yield from self.tokenizer.stream(tokens())
 
-    def complete(self, prompts: Sequence[str], max_tokens: int, sampling: Sampling, seed: int = 0) -> list[str]:
+    def complete(
+        self,
+        prompts: Sequence[str],
+        max_tokens: int,
+        sampling: Sampling,
+        seed: int = 0,
+        stats: Stats | None = None,
+    ) -> list[str]:
         """Continues several texts at once."""
-        columns = list(self._tokens(prompts, max_tokens, sampling, seed))
+        columns = list(self._tokens(prompts, max_tokens, sampling, seed, stats))
         rows = zip(*columns, strict=True)
         return [self.tokenizer.decode([int(token) for token in row if token >= 0]) for row in rows]
 
-    def _tokens(self, prompts: Sequence[str], max_tokens: int, sampling: Sampling, seed: int) -> Iterator:
+    def _tokens(
+        self, prompts: Sequence[str], max_tokens: int, sampling: Sampling, seed: int, stats: Stats | None
+    ) -> Iterator:
         encoded = [[self.tokenizer.bos_id, *self.tokenizer.encode(prompt)] for prompt in prompts]
         return generate(
             self.config,
@@ -51,14 +62,16 @@ class TextModel:
             sampling=sampling,
             stop_token=self.tokenizer.eos_id,
             seed=seed,
+            stats=stats,
         )
 
 
-def load(run: Path, *, trust_checkpoint: bool = False) -> TextModel:
+def load(run: Path, dtype: ComputeDtype | None = None, *, trust_checkpoint: bool = False) -> TextModel:
     """The model of a run's newest whole checkpoint, or that of a directory of Hugging Face files.
 
     Args:
       run: the directory.
+      dtype: type of weights, activations and cache, float32 or bfloat16; None takes that of the model.
       trust_checkpoint: do not compare the files of the checkpoint with its integrity file first.
 
     Raises:
@@ -72,5 +85,5 @@ def load(run: Path, *, trust_checkpoint: bool = False) -> TextModel:
         raise UserError(
             f"{source.tokenizer}: has {loaded.vocab_size} tokens, the model an embedding of {source.model.vocab_size}"
         )
-    params = place(source.weights, source.model, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
-    return TextModel(source.model, params, loaded, source.step)
+    config, params = read(source.weights, source.model, dtype)
+    return TextModel(config, params, loaded, source.step)

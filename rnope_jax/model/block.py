@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnope_jax.attention import AttentionSpec, attend, default_scale
-from rnope_jax.attention.reference import attend_positions
+from rnope_jax.attention import AttentionSpec, attend, cached, default_scale
 from rnope_jax.config import ModelConfig
 from rnope_jax.layers import LayerKind
 from rnope_jax.model import cache as caches
@@ -71,14 +70,16 @@ class Attention(nnx.Module):
         if cache is None:
             mixed = attend(q, k, v, spec, segment_ids=rows.segment_ids, backend=self.config.attention)
         else:
-            cache, seen = caches.extend(cache, k, v, rows.positions)
-            mixed = attend_positions(
+            cache, seen = caches.extend(cache, k, v, rows.positions, kind.window)
+            mixed = cached.attend(
                 q,
-                seen.keys.swapaxes(1, 2),
-                seen.values.swapaxes(1, 2),
+                seen.keys,
+                seen.values,
                 spec,
                 q_positions=rows.positions,
                 k_positions=seen.positions,
+                # A full layer fills its slots in order; a ring may hold a token in any slot.
+                filled=rows.positions.max() + 1 if kind.window is None else None,
             )
         return project(mixed, self.output[...], inputs=2), cache
 

@@ -31,7 +31,7 @@ def empty(kind: LayerKind, batch: int, context: int, num_kv_heads: int, head_dim
 
 
 def extend(
-    cache: LayerCache, keys: jax.Array, values: jax.Array, positions: jax.Array
+    cache: LayerCache, keys: jax.Array, values: jax.Array, positions: jax.Array, window: int | None
 ) -> tuple[LayerCache, LayerCache]:
     """Appends tokens.
 
@@ -40,6 +40,7 @@ def extend(
       keys: new keys [B, S, K, D].
       values: new values [B, S, K, D].
       positions: [B, S], rising along each row; -1 marks padding, which is not stored.
+      window: of the layer, or None; then the cache has a slot for every token.
 
     Returns:
       The extended cache, and what the new tokens attend to: a cache-shaped value whose slots hold
@@ -63,8 +64,8 @@ def extend(
         write(cache.values, new.values),
         cache.positions.at[row, slot].set(positions, mode="drop"),
     )
-    if positions.shape[1] == 1:
-        return stored, stored  # the one slot that was displaced had just left the window
+    if window is None or positions.shape[1] == 1:
+        return stored, stored  # nothing was displaced, or the one token that had just left the window
     joined = (
         jnp.concatenate(pair, axis=axis) for pair, axis in zip(zip(cache, new, strict=True), (2, 2, 1), strict=True)
     )

@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import decoders
 
 from rnope_jax.data import tokenizer
 from rnope_jax.errors import UserError
@@ -81,6 +83,59 @@ def test_streaming_waits_for_the_last_byte_of_a_character():
     for _ in range(20):
         noise = rng.integers(0, made.vocab_size, 40).tolist()
         assert "".join(made.stream(noise)) == made.decode(noise)
+
+
+def by_bytes(decoder, first=()) -> tokenizer.Tokenizer:
+    """A tokenizer with a token for each byte, and one for some words."""
+    names = [tokenizer.PAD, tokenizer.BOS, tokenizer.EOS, *first, *(f"<0x{byte:02X}>" for byte in range(256))]
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({name: i for i, name in enumerate(names)}, []))
+    backend.add_special_tokens([tokenizer.PAD, tokenizer.BOS, tokenizer.EOS])
+    backend.decoder = decoder
+    return tokenizer.Tokenizer(backend, tokenizer.BOS, tokenizer.EOS)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_streams_of_any_bytes_are_what_they_decode_to(seed):
+    """Whole characters, characters cut anywhere, bytes that begin none."""
+    rng = np.random.default_rng(seed)
+    single = tokenizer.train(["x"], 259)
+    special = [single.bos_id, single.eos_id, 5000]  # the last is no token at all
+    ids = list(single.backend.get_vocab().values())
+    for _ in range(30):
+        tokens: list[int] = []
+        while len(tokens) < 60:
+            piece = single.encode("".join(rng.choice(list("aé雨🙂\N{REPLACEMENT CHARACTER}👩🏽\n "), 3)))
+            cut = int(rng.integers(0, len(piece) + 1)) if rng.random() < 0.3 else len(piece)
+            tokens += [*piece[:cut], *rng.choice(ids, rng.integers(0, 3)).tolist()]
+            tokens += [int(rng.choice(special))] if rng.random() < 0.2 else []
+        pieces = list(single.stream(tokens))
+        assert "".join(pieces) == single.decode(tokens)
+
+
+def test_streams_of_tokens_that_fall_back_to_bytes_are_what_they_decode_to():
+    """How such a decoder shows a byte depends on the whole run of bytes around it; a leading space is left out."""
+    decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    made = by_bytes(decoder, ["▁the", "▁", "river"])
+    rng = np.random.default_rng(0)
+    emoji = [made.backend.token_to_id(f"<0x{byte:02X}>") for byte in "🙂".encode()]
+    for _ in range(100):
+        tokens: list[int] = []
+        for _ in range(12):
+            tokens += [[1], [3], [4], [5], emoji, [int(rng.integers(6, 262))]][rng.integers(0, 6)]
+        assert "".join(made.stream(tokens)) == made.decode(tokens)
+    assert list(made.stream([3, *emoji, 3, 5]))[-3:] == ["🙂 the", "river", ""]
+
+
+def test_the_work_of_a_stream_grows_with_its_length_only(monkeypatch):
+    made = small_tokenizer()
+    sizes, decode = [], made.decode
+    monkeypatch.setattr(made, "decode", lambda tokens: sizes.append(len(tokens)) or decode(tokens))
+    tokens = made.encode("the river 🙂 " * 100)
+    list(made.stream(tokens))
+    assert max(sizes) <= 5
+    assert len(sizes) <= 2 * len(tokens) + 1
 
 
 @pytest.mark.parametrize("separator", ["\n", ""])

@@ -8,7 +8,7 @@ import pytest
 
 from rnope_jax import model
 from rnope_jax.errors import UserError
-from rnope_jax.inference import Sampling, generate
+from rnope_jax.inference import Sampling, Stats, arrange, generate
 from tests.helpers import random_params, tiny_model
 
 CONFIG = tiny_model()  # windows of 5
@@ -44,8 +44,8 @@ def fresh():
     """Constants of the module are part of compiled functions: forget those before and after."""
 
     def clear():
-        module._decode.clear_cache()
-        module._read.clear_cache()
+        for compiled in (module._decode, module._read, module._first):
+            compiled.clear_cache()
 
     clear()
     yield
@@ -112,6 +112,145 @@ def test_blocks_and_chunks_do_not_change_what_is_drawn(monkeypatch, fresh, drawn
     monkeypatch.setattr(module, "DECODE_BLOCK", block)
     monkeypatch.setattr(module, "PREFILL_CHUNK", chunk)
     np.testing.assert_array_equal(run(ragged_prompts(), sampling=DRAWN, seed=5), drawn)
+
+
+def begun(prompts=None, stop=None, context=64):
+    """Sequences with their first token, and the model that continues them."""
+    config, params = arrange(CONFIG, PARAMS)
+    batch = module.side_by_side(prompts or ragged_prompts())
+    cache, hidden = module.prefill(config, params, batch, context)
+    key = jax.random.key(0)
+    settings = (config, Sampling(), stop, params)
+    _, sequences = module._first(*settings, cache, hidden, batch.lengths, key)
+    return settings, sequences, key
+
+
+def test_the_loop_ends_when_every_row_has_ended(greedy):
+    place = next(i for i in range(2, 12) if greedy[1, i] not in greedy[1, :i])
+    settings, sequences, key = begun([ragged_prompts()[1]], stop=int(greedy[1, place]))
+    tokens, after = module._decode(*settings, sequences, key, 16)
+    np.testing.assert_array_equal(tokens[0], [*greedy[1, 1:place], *[-1] * (17 - place)])
+    # The cache holds the prompt and what came before the stop token; no step was made after that.
+    for layer in jax.tree.leaves(after.cache, is_leaf=lambda x: hasattr(x, "positions")):
+        assert layer.positions.max() == 17 + place - 1
+
+
+def test_the_loop_makes_as_many_tokens_as_it_is_told(greedy):
+    settings, sequences, key = begun()
+    for made, count in ((1, 3), (4, 0), (4, 11)):
+        tokens, sequences = module._decode(*settings, sequences, key, count)
+        np.testing.assert_array_equal(tokens[:, :count], greedy[:, made : made + count])
+        assert (tokens[:, count:] == -1).all()
+    np.testing.assert_array_equal(sequences.length, [3 + 15, 17 + 15, 9 + 15])
+
+
+def test_a_row_that_has_ended_stores_nothing_more(greedy):
+    place = next(
+        i for i in range(1, 12) if greedy[0, i] not in greedy[0, :i] and greedy[0, i] not in greedy[1:, : i + 5]
+    )
+    settings, sequences, key = begun(stop=int(greedy[0, place]))
+    _, after = module._decode(*settings, sequences, key, place + 4)
+    for layer in jax.tree.leaves(after.cache, is_leaf=lambda x: hasattr(x, "positions")):
+        assert layer.positions[0].max() == 3 + place - 1
+        assert layer.positions[1].max() == 17 + place + 3
+
+
+def test_giving_the_cache_away_changes_nothing(greedy):
+    settings, sequences, key = begun()
+    keeping = jax.jit(module._decode.__wrapped__, static_argnums=(0, 1, 2))
+    kept = keeping(*settings, sequences, key, 16)
+    again = keeping(*settings, sequences, key, 16)  # the same sequences: nothing was overwritten
+    given = module._decode(*settings, sequences, key, 16)
+    for other in (again, given):
+        for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(other), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert sequences.cache[1][0].keys.is_deleted()
+
+
+def test_the_cache_is_not_copied_in_the_loop():
+    settings, sequences, key = begun(context=4096)
+    memory = module._decode.lower(*settings, sequences, key, 16).compile().memory_analysis()
+    cache = sum(x.nbytes for x in jax.tree.leaves(sequences.cache))
+    full = max(x.nbytes for x in jax.tree.leaves(sequences.cache))
+    assert memory.alias_size_in_bytes >= cache
+    assert memory.temp_size_in_bytes < full  # logits and masks of a layer, but no copy of its keys
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 31, 255, 256, 257, 300, 1000])
+def test_prompts_are_padded_to_few_lengths(length):
+    prompts = module.side_by_side([[7] * length, [5]])
+    pieces = [chunk.stop - chunk.start for chunk in prompts.chunks]
+    assert set(pieces) <= {16, 32, 64, 128, 256}
+    assert set(pieces[:-1]) <= {256}
+    assert sum(pieces) == prompts.tokens.shape[1] < max(16, 2 * length) + 1
+    np.testing.assert_array_equal(prompts.positions[0], [*range(length), *[-1] * (sum(pieces) - length)])
+    np.testing.assert_array_equal((prompts.positions >= 0).sum(1), [length, 1])
+
+
+def test_caches_are_made_for_few_contexts():
+    contexts = np.arange(1, 5000)
+    found = np.array([module.rounded(int(n)) for n in contexts])
+    assert (found >= contexts).all()
+    assert (found <= np.maximum(contexts + 15, 1.13 * contexts)).all()
+    assert len(np.unique(found)) < 64
+
+
+def test_half_the_weights_are_read_where_products_are_in_half_precision():
+    """Cast once before the loop; the tokens are those of weights that are cast at each use."""
+    config = tiny_model(compute_dtype="bfloat16", vocab_size=64)
+    unrolled, params = arrange(config, PARAMS)
+    for name, value in params.items():
+        assert value.dtype == (np.float32 if name.endswith("scale") else "bfloat16"), name
+    assert arrange(unrolled, params)[1] is not None
+    assert all(a is b for a, b in zip(arrange(unrolled, params)[1].values(), params.values(), strict=True))
+    wide = arrange(CONFIG, PARAMS)[1]
+    prompts = ragged_prompts()
+    batch = module.side_by_side(prompts)
+    for a, b in zip(*(module.prefill(unrolled, p, batch, 64) for p in (params, wide)), strict=True):
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_statistics_agree_with_what_was_made(greedy):
+    stats, compiled = Stats(), []
+    stop = int(greedy[1, 7])
+    listener = lambda name, seconds, **_: compiled.append(name) if "backend_compile" in name else None  # noqa: E731
+    columns = []
+    made = generate(CONFIG, PARAMS, ragged_prompts(), MADE, stop_token=stop, stats=stats)
+    columns.append(next(made))
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    columns += made
+    jax.monitoring.unregister_event_duration_listener(listener)
+    assert not compiled
+    tokens = int((np.stack(columns) >= 0).sum())
+    assert (stats.prompts, stats.prompt_tokens, stats.tokens) == (3, 3 + 17 + 9, tokens)
+    assert stats.rest_tokens == tokens - 3
+    assert stats.tokens_per_second == stats.rest_tokens / stats.rest_seconds > 0
+    assert min(stats.compile_seconds, stats.first_seconds) > 0
+    assert stats.context == module.rounded(17 + MADE)
+    config, params = arrange(CONFIG, PARAMS)
+    held = [x for x in jax.tree.leaves(module._empty(config, params, 3, stats.context)[0]) if x.ndim == 4]
+    assert stats.cache_bytes == sum(x.nbytes for x in held)
+    full = len(CONFIG.layer_kinds) * 2 * 3 * stats.context * 2 * 8 * 4
+    assert stats.full_cache_bytes == full
+    assert f"{stats.tokens_per_second:.1f} tokens/s" in str(stats)
+
+
+def test_nothing_is_compiled_while_the_clock_runs(fresh):
+    """From the prompts to the last token; other sizes than anywhere else, so that nothing is there already."""
+    stats, compiled = Stats(), []
+
+    def listener(name, seconds, **_):
+        if "backend_compile" in name and stats.context:  # set when the clock starts
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        list(generate(CONFIG, PARAMS, [[1, 2, 3]] * 5, 19, sampling=DRAWN, stats=stats))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert stats.tokens == 5 * 19
+    assert not compiled
 
 
 @pytest.mark.parametrize("prompts", [[], [[1, 2], []]])

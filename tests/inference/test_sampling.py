@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnope_jax.attention.spec import MASKED
 from rnope_jax.errors import UserError
-from rnope_jax.inference import Sampling, sample
+from rnope_jax.inference import Sampling, sample, sampling
 
 DRAWS = 20_000
 LOGITS = np.log([0.4, 0.25, 0.15, 0.1, 0.06, 0.04])
@@ -53,6 +54,24 @@ def test_top_p_draws_from_the_smallest_set_that_reaches_p(p, kept):
     expected = np.exp(LOGITS) * (np.arange(6) < kept)
     found = frequencies(Sampling(temperature=1.0, top_p=p), LOGITS[shuffle])
     assert_drawn_from(found, (expected / expected.sum())[shuffle])
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+def test_the_sets_are_those_of_a_sorted_row(scale):
+    rng = np.random.default_rng(0)
+    rows = (scale * rng.normal(size=(20, 400))).astype(np.float32)
+    rows[:, 300:] = rows[:, :100]  # ties
+    rows[0, :5] = [0.0, -0.0, 1e-38, -1e-38, -1e30]
+    ordered = -np.sort(-rows, axis=1)
+    probabilities = np.exp(ordered - ordered[:, :1], dtype=np.float64)
+    before = probabilities.cumsum(1) - probabilities
+    for k in (1, 2, 57, 399):
+        kept = sampling._keep(jnp.asarray(rows), jnp.ones(rows.shape), k) > MASKED / 2
+        np.testing.assert_array_equal(kept, rows >= np.maximum(ordered[:, k - 1 : k], -1e29))
+    for p in (0.1, 0.5, 0.9):
+        least = np.where(before / probabilities.sum(1, keepdims=True) < p, ordered, np.inf).min(1, keepdims=True)
+        kept = sampling._keep(jnp.asarray(rows), jax.nn.softmax(jnp.asarray(rows)), p) > MASKED / 2
+        np.testing.assert_array_equal(kept, rows >= least)
 
 
 def test_top_p_is_taken_of_what_top_k_leaves():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rnope_jax.errors import UserError
-from rnope_jax.inference import Sampling, load
+from rnope_jax.inference import Sampling, arrange, load
 from tests.training.conftest import corpus, unbroken
 
 __all__ = ["corpus", "unbroken"]  # fixtures
@@ -20,7 +20,9 @@ def text_model(unbroken):
 def test_the_newest_parameters_are_loaded_with_the_model_of_their_stage(text_model, unbroken):
     assert text_model.step == 10
     assert text_model.config.layer_kinds[0].rope_theta == 10_000.0  # the second stage's
-    for name, expected in unbroken.state.params.items():
+    _, params = arrange(unbroken.run.config.model, unbroken.state.params)
+    assert text_model.params.keys() == params.keys()
+    for name, expected in params.items():
         np.testing.assert_array_equal(text_model.params[name], expected)
 
 

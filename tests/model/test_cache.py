@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rnope_jax import flops
+from rnope_jax.inference import arrange
 from rnope_jax.layers import LayerKind, LogScaling, rnope_swa
 from rnope_jax.model import bind, empty_cache
 from tests.helpers import assert_close, random_params, random_tokens, tiny_model
@@ -81,6 +82,18 @@ VARIANTS = {
 @pytest.mark.parametrize(("pattern", "kv_heads", "layers"), VARIANTS.values(), ids=VARIANTS)
 def test_cached_equals_whole_rows_in_every_variant(pattern, kv_heads, layers):
     check(pattern, 7, 24, kv_heads, layers)
+
+
+def test_layers_one_by_one_compute_what_a_scan_computes():
+    pattern = (LayerKind(100.0, 5), LayerKind(100.0, 2, qk_norm=True), LayerKind(None, None))
+    config, params, tokens, expected = model(pattern, 2, 24, 7)  # two periods and a layer
+    unrolled, apart = arrange(config, params)
+    assert (unrolled.num_periods, unrolled.layer_kinds) == (0, config.layer_kinds)
+    assert unrolled.unrolled == unrolled
+    out, cache = np.full_like(expected, np.nan), empty_cache(unrolled, BATCH, 24)
+    cache = feed(unrolled, apart, tokens, np.zeros(BATCH, int), np.full(BATCH, 13), 13, cache, out)
+    feed(unrolled, apart, tokens, np.full(BATCH, 13), np.full(BATCH, 24), 1, cache, out)
+    assert_close(out, expected, 1e-5)
 
 
 def test_a_context_longer_than_the_text_changes_nothing():
