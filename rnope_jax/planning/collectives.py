@@ -89,7 +89,7 @@ def collectives(module: Module, mesh_shape: dict[str, int], slices_of_mesh: int 
                 sent=sent_bytes(kind, size, groups.shape[1]),
                 times=times,
                 name=instruction.name,
-                source=module.source(_caller(module, slices.get(computation.name)) or instruction),
+                source=module.source(slices.get(computation.name, instruction)),
                 groups=groups,
                 gathers=kind == "all-reduce" and _adds_to_zeros(module, computation, instruction),
                 scatters=kind == "all-reduce" and _looks_at_part(module, computation, instruction, groups.shape[1]),
@@ -196,31 +196,24 @@ def _operand_bytes(computation: Computation, instruction: Instruction) -> int:
     return sum(sum(array_bytes(shape)) for shape in shapes)
 
 
-def _scattered(module: Module) -> dict[str, str]:
-    """Fused computations that sum over devices and keep this device's part, and the name that runs them.
+def _scattered(module: Module) -> dict[str, Instruction]:
+    """Fused computations that sum over devices and keep this device's part, each with the fusion that runs it.
 
     TPUs write a reduce-scatter so.
     """
     found = {}
-    for computation in module.computations.values():
-        kinds = {instruction.opcode for instruction in computation.instructions.values()}
-        root = computation.root
-        while root is not None and root.opcode in _TRANSPARENT:
-            root = computation.instructions.get(root.operands[0])
-        if "all-reduce" in kinds and root is not None and root.opcode == "dynamic-slice":
-            found[computation.name] = computation.name
+    for outer in module.computations.values():
+        for fusion in outer.instructions.values():
+            if fusion.opcode != "fusion":
+                continue
+            inner = module.computations[dict(fusion.callees)["calls"]]
+            root = inner.root
+            while root is not None and root.opcode in _TRANSPARENT:
+                root = inner.instructions.get(root.operands[0])
+            sums = any(instruction.opcode == "all-reduce" for instruction in inner.instructions.values())
+            if sums and root is not None and root.opcode == "dynamic-slice":
+                found[inner.name] = fusion
     return found
-
-
-def _caller(module: Module, name: str | None) -> Instruction | None:
-    """The operation that runs a computation."""
-    if name is None:
-        return None
-    for computation in module.computations.values():
-        for instruction in computation.instructions.values():
-            if instruction.opcode == "fusion" and ("calls", name) in instruction.callees:
-                return instruction
-    return None
 
 
 def _looks_at_part(module: Module, computation: Computation, instruction: Instruction, group: int) -> bool:
