@@ -23,6 +23,9 @@ from rnope_jax.planning.traffic import memory_traffic
 from rnope_jax.sharding import make_mesh
 from rnope_jax.xla_flags import compiler_options
 
+#: Bytes that a device sends in a step more than it needs, below which nothing is said of it.
+_WORTH_A_NOTE = 64 * 2**20
+
 
 @dataclass(frozen=True)
 class Talk:
@@ -165,9 +168,9 @@ def remarks(found: Sequence[Collective], compiled: Compiled) -> Iterable[str]:
         ("all-gathers", [c for c in found if c.gathers]),
         ("reduce-scatters", [c for c in found if c.scatters]),
     ):
-        if members:
-            sent = sum(c.total for c in members) / 2**30
-            yield f"{len(members)} {what} run as all-reduces and send {sent:.1f} GiB, twice what is needed"
+        sent = sum(c.total for c in members)
+        if sent > _WORTH_A_NOTE:
+            yield f"all-reduces do the work of {what}: {len(members)} send {sent / 2**30:.1f} GiB, twice what is needed"
     for collective in found:
         if collective.kind == "all-to-all":
             yield f"all-to-all over {' + '.join(collective.axes)} at {collective.source.line} ({collective.name})"
