@@ -516,7 +516,7 @@ def test_weights_are_read_piece_by_piece(tmp_path, monkeypatch):
     opened = source.open_source(run.path)
     watched = Watched(opened.weights)
     monkeypatch.setattr(source, "_PIECE", limit)
-    monkeypatch.setattr(exporting, "open_source", lambda *_: dataclasses.replace(opened, weights=watched))
+    monkeypatch.setattr(exporting, "open_source", lambda *_, **__: dataclasses.replace(opened, weights=watched))
     export(run, tmp_path / "pieces")
     assert max(watched.sizes) <= limit  # the embedding has 34 times as much
     assert sum(watched.sizes) == 4 * flops.parameters(config).total  # and nothing is read twice
