@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -49,12 +50,37 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     # Only TPU slices are so far apart that replicas alone may span them.
     slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"})
     if slices > 1:
-        return _hybrid_mesh(config, sizes, slices, devices)
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+        grid = _grid_over_slices(config, sizes, slices, devices)
+    else:
+        grid = _grid(sizes, devices)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def _hybrid_mesh(config: MeshConfig, sizes: list[int], slices: int, devices: Sequence[jax.Device]) -> Mesh:
-    """A mesh over slices that talk over the data-centre network: `data` runs over them, outermost.
+def splits_torus(mesh: Mesh) -> bool:
+    """Whether axes of a mesh share a dimension of a slice's torus, whose links then close no ring for either."""
+    data, *inner = mesh.devices.shape
+    slices = len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
+    one = mesh.devices[: data // slices]
+    try:
+        mesh_utils.create_device_mesh(one.shape, list(one.flat))
+    except NotImplementedError:
+        return True
+    return False
+
+
+def _grid(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices of one slice with each mesh axis along whole dimensions of the torus, where that can be."""
+    try:
+        return mesh_utils.create_device_mesh(sizes, devices)
+    except NotImplementedError:
+        # For example an axis of 8 on a torus of 4x4x4. In the order of their places: the compiler
+        # makes all-reduces of all-gathers where axes are put together from parts of several dimensions.
+        places = sorted(devices, key=lambda device: (*device.coords, device.core_on_chip))
+        return np.array(places).reshape(sizes)
+
+
+def _grid_over_slices(config: MeshConfig, sizes: list[int], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices of slices that talk over the data-centre network: `data` runs over them, outermost.
 
     Raises:
       UserError: if `data` is not a multiple of the number of slices.
@@ -65,8 +91,10 @@ def _hybrid_mesh(config: MeshConfig, sizes: list[int], slices: int, devices: Seq
             f"mesh.data = {config.data}: must be a multiple of the number of slices, {slices}, because replicas are "
             f"what can talk over the network between them; for example mesh.data = {slices}"
         )
-    grid = mesh_utils.create_hybrid_device_mesh((data // slices, *inner), (slices, 1, 1, 1), devices)
-    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
+    members: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        members.setdefault(device.slice_index, []).append(device)
+    return np.concatenate([_grid((data // slices, *inner), members[index]) for index in sorted(members)])
 
 
 def partition(axes: Axes) -> PartitionSpec:

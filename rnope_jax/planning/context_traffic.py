@@ -15,7 +15,10 @@ _MODULE, _HALO = "attention/context.py", "_send"
 
 @dataclass(frozen=True)
 class ContextTraffic:
-    """Bytes that each device sends in one step for context parallelism."""
+    """Bytes that a device sends in one step for context parallelism, on average over the devices.
+
+    The first chunk of a row gets no halo, and the two in the middle share a device.
+    """
 
     halos: int
     """Between neighbours, for window layers."""
@@ -38,9 +41,15 @@ def context_traffic(config: Config, stage_index: int, mesh: Mesh, found: Sequenc
     if mesh.shape[CONTEXT] == 1:
         return None
     own = [c for c in found if c.source.line.startswith(_MODULE) and c.axes == (CONTEXT,)]
-    halos = sum(c.total for c in own if c.source.function == _HALO)
-    gathers = sum(c.total for c in own if c.source.function != _HALO)
+    halos = sum(_average(c, mesh) for c in own if c.source.function == _HALO)
+    gathers = sum(_average(c, mesh) for c in own if c.source.function != _HALO)
     length = config.stages[stage_index].sequence_length
     kinds = config.stage_model(stage_index).layer_kinds
     full = sum(kind.window is None or kind.window >= length for kind in kinds)
     return ContextTraffic(halos, gathers, gathers * len(kinds) // full if full else 0)
+
+
+def _average(collective: Collective, mesh: Mesh) -> int:
+    if collective.kind != "collective-permute":
+        return collective.total
+    return collective.total * len(collective.groups) // mesh.size

@@ -20,7 +20,7 @@ from rnope_jax.planning.roofline import Roofline, roofline
 from rnope_jax.planning.search import Largest, largest_batch
 from rnope_jax.planning.topology import Topology
 from rnope_jax.planning.traffic import memory_traffic
-from rnope_jax.sharding import make_mesh
+from rnope_jax.sharding import make_mesh, splits_torus
 from rnope_jax.xla_flags import compiler_options
 
 #: Bytes that a device sends in a step more than it needs, below which nothing is said of it.
@@ -156,12 +156,15 @@ def make_plan(config: Config, stage_index: int, topology: Topology, *, search: b
         roofline=roofline(config, stage_index, topology, network, found, memory_traffic(module)) if module else None,
         context=context_traffic(config, stage_index, mesh, found),
         largest=largest_batch(config, stage_index, mesh, compiled, limit, options, compiling=search),
-        remarks=tuple(remarks(found, compiled)),
+        remarks=tuple(remarks(found, compiled, mesh)),
     )
 
 
-def remarks(found: Sequence[Collective], compiled: Compiled) -> Iterable[str]:
+def remarks(found: Sequence[Collective], compiled: Compiled, mesh: Mesh) -> Iterable[str]:
     """What a program should not do, in words."""
+    if splits_torus(mesh):
+        sizes = ", ".join(f"mesh.{name} = {size}" for name, size in mesh.shape.items() if size > 1)
+        yield f"{sizes}: axes share a dimension of the torus, so they have no closed rings; whole dimensions are faster"
     for warning in compiled.warnings:
         yield f"the compiler copies an array to every device to split it anew: {warning}"
     for what, members in (
