@@ -44,12 +44,13 @@ def stages(pretraining_tokens: float) -> tuple[StageConfig, ...]:
             batch_size=BATCH_TOKENS // 8192,
             schedule=ScheduleConfig(peak=3e-4, warmup_steps=2000, final_fraction=0.1),
         ),
-        _extension("extend_32k", 32_768, tokens=25e9),
-        _extension("extend_128k", 131_072, tokens=12.5e9),
+        extension("extend_32k", 32_768, tokens=25e9),
+        extension("extend_128k", 131_072, tokens=12.5e9),
     )
 
 
-def _extension(name: str, length: int, tokens: float) -> StageConfig:
+def extension(name: str, length: int, tokens: float) -> StageConfig:
+    """A stage that lengthens the context, at the rate where pretraining ended."""
     schedule = ScheduleConfig(peak=3e-5, warmup_steps=100, final_fraction=0.1)
     steps, rows = round(tokens / BATCH_TOKENS), BATCH_TOKENS // length
     return StageConfig(name=name, steps=steps, sequence_length=length, batch_size=rows, schedule=schedule)

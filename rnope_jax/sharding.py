@@ -49,18 +49,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         raise UserError(f"{given}: the product must equal the number of devices, {len(devices)}")
     # Only TPU slices are so far apart that replicas alone may span them.
     slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"})
-    if slices > 1:
-        grid = _grid_over_slices(config, sizes, slices, devices)
-    else:
-        grid = _grid(sizes, devices)
+    grid = _grid_over_slices(config, sizes, slices, devices) if slices > 1 else _grid(sizes, devices)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def splits_torus(mesh: Mesh) -> bool:
     """Whether axes of a mesh share a dimension of a slice's torus, whose links then close no ring for either."""
-    data, *inner = mesh.devices.shape
     slices = len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
-    one = mesh.devices[: data // slices]
+    one = mesh.devices[: len(mesh.devices) // slices]
     try:
         mesh_utils.create_device_mesh(one.shape, list(one.flat))
     except NotImplementedError:
