@@ -12,17 +12,17 @@ machine slows programs whose threads wait for each other more than others.
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import time
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.record import record
+from benchmarks.sides import Side, ratio
 from rnope_jax.config import ModelConfig
 from rnope_jax.layers import rnope_swa
 
@@ -101,26 +101,6 @@ def make_weights(run_path: Path, exported: Path) -> None:
     interop.export(run_path, exported, dtype="float32", check=False)
 
 
-class Side:
-    """A process that measures one side when it is told to."""
-
-    def __init__(self, serve: Any, exported: Path):
-        context = multiprocessing.get_context("spawn")
-        self.connection, there = context.Pipe()
-        self.process = context.Process(target=serve, args=(there, exported), daemon=True)
-        self.process.start()
-
-    def measure(self, name: str, prompts: np.ndarray, tokens: int) -> Timed:
-        """One continuation of `prompts` under a setting."""
-        self.connection.send((name, prompts, tokens))
-        return self.connection.recv()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.connection.send(None)
-        self.process.join()
-
-
 def compare(cases: dict[str, Side], batch: int, context: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Times of every setting on the same prompts, and the ratios to ours."""
     prompts = np.random.default_rng(0).integers(3, MODEL.vocab_size, (batch, context))
@@ -143,17 +123,13 @@ def compare(cases: dict[str, Side], batch: int, context: int, tokens: int, round
             result[name][f"{what}_ms"] = round(1e3 * statistics.median(seconds), 2)
             result[name][f"{what}_ms_least"] = round(1e3 * min(seconds), 2)
             if name != OURS:
-                result[name][f"{what}_ratio"] = _ratio(seconds, own)
+                result[name][f"{what}_ratio"] = ratio(seconds, own)
                 result[name][f"{what}_ratio_of_least"] = round(min(seconds) / min(own), 2)
     return result
 
 
-def _ratio(theirs: list[float], ours: list[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(theirs, ours, strict=True)), 2)
-
-
-def ours(connection: Connection, exported: Path) -> None:
-    """Serves measurements of rnope_jax."""
+def ours(exported: Path) -> Callable[..., Timed]:
+    """Measures rnope_jax."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     from rnope_jax import interop
     from rnope_jax.inference import generate
@@ -169,11 +145,11 @@ def ours(connection: Connection, exported: Path) -> None:
             columns.append(column.tolist())
         return times[0] - began, (times[-1] - times[0]) / (tokens - 1), columns
 
-    _serve(connection, run)
+    return run
 
 
-def peer(connection: Connection, exported: Path) -> None:
-    """Serves measurements of transformers."""
+def peer(exported: Path) -> Callable[..., Timed]:
+    """Measures transformers."""
     import torch
     import transformers
 
@@ -204,12 +180,7 @@ def peer(connection: Connection, exported: Path) -> None:
         columns = made[:, prompts.shape[1] :].T.tolist()
         return times[0] - began, (times[-1] - times[0]) / (tokens - 1), columns
 
-    _serve(connection, run)
-
-
-def _serve(connection: Connection, run: Any) -> None:
-    while (asked := connection.recv()) is not None:
-        connection.send(run(*asked))
+    return run
 
 
 if __name__ == "__main__":

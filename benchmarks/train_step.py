@@ -1,0 +1,200 @@
+"""A training step beside transformers' Cohere2: forward, backward, AdamW; one row, same shape, same machine.
+
+    python -m benchmarks.train_step [--lengths 2048 8192] [--dtype float32] [--rounds 5] [--alone 32768]
+
+Each setting runs in a process of its own and waits while another is measured; settings alternate,
+round by round. A time is the median over rounds; a ratio is the median of the ratios within a round.
+Peak memory is the high-water mark of the process, interpreter and libraries included. The lengths
+of `--alone` are measured without a peer.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import record
+from benchmarks.sides import Side, ratio
+from rnope_jax import flops
+from rnope_jax.config import Config, LossConfig, ModelConfig, ScheduleConfig, StageConfig
+from rnope_jax.layers import rnope_swa
+
+#: 44M parameters: the size at which a CPU can be held to account.
+MODEL = ModelConfig(
+    pattern=rnope_swa(window=512),
+    num_layers=8,
+    vocab_size=32_000,
+    d_model=512,
+    d_ff=1792,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=64,
+)
+
+OURS = "rnope_jax"
+
+#: transformers' settings: attention, compiled, gradient checkpointing.
+PEERS = {
+    "transformers eager": ("eager", False, False),
+    "transformers sdpa": ("sdpa", False, False),
+    "transformers sdpa, compiled": ("sdpa", True, False),
+    "transformers sdpa, checkpointing": ("sdpa", False, True),
+}
+
+#: A setting that needs so many times what the peer's best needs is left out after its first step.
+SLOW = 1.6
+
+#: Seconds of a step, loss.
+Timed = tuple[float, float]
+
+
+def main() -> None:
+    """Measures every length, and records it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lengths", nargs="*", type=int, default=[2048, 8192])
+    parser.add_argument("--alone", nargs="*", type=int, default=[])
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--remat", choices=("full", "attention", "none"), default="none")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    found = []
+    for length in (*arguments.lengths, *arguments.alone):
+        peers = PEERS if length in arguments.lengths else {}
+        found.append(compare(length, arguments.dtype, arguments.remat, peers, arguments.rounds))
+        print(json.dumps(found[-1], indent=2), flush=True)
+    shape = {name: getattr(MODEL, name) for name in ("num_layers", "d_model", "d_ff", "num_heads", "num_kv_heads")}
+    shape |= {"window": 512, "vocab_size": MODEL.vocab_size, "parameters": flops.parameters(MODEL).total}
+    record(f"train_step_{arguments.dtype}", {"model": shape, "remat": arguments.remat, "cases": found})
+
+
+def compare(length: int, dtype: str, remat: str, peers: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Times and peak memory of every setting at one length."""
+    sides, first = {OURS: Side(ours, length, dtype, remat)}, {}
+    result: dict[str, Any] = {"length": length, "dtype": dtype, "rounds": rounds, "left_out": {}}
+    for name, setting in peers.items():
+        sides[name] = Side(peer, length, dtype, *setting)
+    for name, side in sides.items():
+        side.measure("step")  # compiles
+        first[name] = side.measure("step")[0]
+    best = min((first[name] for name in peers), default=0.0)
+    for name in [name for name in peers if first[name] > SLOW * best]:
+        result["left_out"][name] = {
+            "seconds_of_one_step": round(first[name], 2),
+            "peak_gib": sides[name].measure("peak"),
+        }
+        sides.pop(name).close()
+    timed: dict[str, list[Timed]] = {name: [] for name in sides}
+    loads = []
+    for _ in range(rounds):
+        for name, times in timed.items():
+            times.append(sides[name].measure("step"))
+        loads.append(round(os.getloadavg()[0], 1))
+    result["load"] = loads
+    own = [seconds for seconds, _ in timed[OURS]]
+    memory = {name: side.measure("peak") for name, side in sides.items()}
+    for name, times in timed.items():
+        seconds = [each for each, _ in times]
+        median = statistics.median(seconds)
+        result[name] = {
+            "step_ms": round(1e3 * median, 1),
+            "step_ms_least": round(1e3 * min(seconds), 1),
+            "tokens_per_second": round(length / median),
+            "model_gflops": round(flops.training_flops(MODEL, [length]) / median / 1e9, 1),
+            "peak_gib": memory[name],
+            "last_loss": round(times[-1][1], 4),
+        }
+        if name != OURS:
+            result[name] |= {"time_ratio": ratio(seconds, own), "our_memory": round(memory[OURS] / memory[name], 2)}
+        sides[name].close()
+    return result
+
+
+def ours(length: int, dtype: str, remat: str) -> Callable[[str], Any]:
+    """A step of rnope_jax."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from dataclasses import replace
+
+    import jax
+    import numpy as np
+
+    from rnope_jax.config import MeshConfig
+    from rnope_jax.data import Batch
+    from rnope_jax.sharding import make_mesh
+    from rnope_jax.training.state import init_state
+    from rnope_jax.training.step import make_train_step, to_devices
+
+    model = replace(MODEL, compute_dtype=dtype, remat=remat)
+    schedule = ScheduleConfig(peak=1e-4, warmup_steps=1)
+    stage = StageConfig(name="only", steps=1000, sequence_length=length, batch_size=1, schedule=schedule)
+    config = Config(name="train_step", model=model, stages=(stage,), loss=LossConfig(chunk=512))
+    tokens = np.random.default_rng(0).integers(3, MODEL.vocab_size, (1, length + 1), np.int32)
+    place = np.arange(length, dtype=np.int32)[None]
+    rows = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((1, length), np.float32), place, np.ones_like(place))
+    mesh = make_mesh(MeshConfig())
+    with jax.set_mesh(mesh):
+        step, batch, held = make_train_step(config, 0, mesh), to_devices(rows, mesh), [init_state(config, mesh)]
+
+    def run(what: str) -> Any:
+        if what == "peak":
+            return peak()
+        began = time.perf_counter()
+        with jax.set_mesh(mesh):
+            held[0], metrics = step(held[0], batch)
+            loss = float(jax.block_until_ready((held[0], metrics))[1]["loss"])
+        return time.perf_counter() - began, loss
+
+    return run
+
+
+def peer(length: int, dtype: str, attention: str, compiled: bool, checkpointing: bool) -> Callable[[str], Any]:
+    """A step of transformers: under autocast where the type is bfloat16."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.Cohere2Config(
+        vocab_size=MODEL.vocab_size,
+        hidden_size=MODEL.d_model,
+        intermediate_size=MODEL.d_ff,
+        num_hidden_layers=MODEL.num_layers,
+        num_attention_heads=MODEL.num_heads,
+        num_key_value_heads=MODEL.num_kv_heads,
+        head_dim=MODEL.head_dim,
+        sliding_window=512,
+        max_position_embeddings=max(length, 8192),
+        attn_implementation=attention,
+        use_cache=False,
+    )
+    model = transformers.Cohere2ForCausalLM(config).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    forward = torch.compile(model) if compiled else model
+    ids = torch.randint(3, MODEL.vocab_size, (1, length))
+
+    def run(what: str) -> Any:
+        if what == "peak":
+            return peak()
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = forward(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - began, float(loss.detach())
+
+    return run
+
+
+def peak() -> float:
+    """The most memory that this process ever had, in GiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20, 2)
+
+
+if __name__ == "__main__":
+    main()
