@@ -33,23 +33,23 @@ TOPOLOGIES = {
 
 
 def r7b_8k_v5p() -> Config:
-    """Pretraining on 64 chips: eight rows to each."""
-    return _run(_r7b(), "r7b_8k", MeshConfig(), remat="attention")
+    """Pretraining on 64 chips: eight rows to each, in two halves."""
+    return _run(_r7b(), "r7b_8k", MeshConfig(), accumulation=2)
 
 
 def r7b_32k_v5p() -> Config:
-    """Two rows to each chip."""
-    return _run(_r7b(), "r7b_32k", MeshConfig(), remat="attention")
+    """Two rows to each chip, one after the other."""
+    return _run(_r7b(), "r7b_32k", MeshConfig(), accumulation=2)
 
 
 def r7b_128k_v5p() -> Config:
-    """A row for each group of four chips, which are one dimension of the torus."""
-    return _run(_r7b(), "r7b_128k", MeshConfig(context=4), remat="attention")
+    """Two rows, one after the other, for each group of four chips, which are one dimension of the torus."""
+    return _run(_r7b(), "r7b_128k", MeshConfig(context=4), accumulation=2)
 
 
 def r7b_256k_v5p() -> Config:
-    """A row for each group of 16 chips."""
-    return _run(_r7b(), "r7b_256k", MeshConfig(context=16), remat="attention")
+    """Four rows for each group of 16 chips, two at a time."""
+    return _run(_r7b(), "r7b_256k", MeshConfig(context=16), accumulation=2)
 
 
 def r7b_8k_v6e() -> Config:
@@ -102,7 +102,7 @@ def _command_a() -> Config:
     return command_a.config()
 
 
-def _run(base: Config, name: str, mesh: MeshConfig, remat: str = "full") -> Config:
+def _run(base: Config, name: str, mesh: MeshConfig, accumulation: int = 1) -> Config:
     """The stage of `base` for the length in `name`, as a run that begins from the run of the length before."""
     shape, length = name.rsplit("_", 1)
     names = [stage.name for stage in base.stages]
@@ -111,8 +111,8 @@ def _run(base: Config, name: str, mesh: MeshConfig, remat: str = "full") -> Conf
     return replace(
         base,
         name=name,
-        model=replace(base.model, remat=remat),
-        stages=base.stages[index : index + 1],
+        model=replace(base.model, remat="attention"),
+        stages=(replace(base.stages[index], accumulation=accumulation),),
         init=InitConfig(source=before),
         mesh=mesh,
     )
