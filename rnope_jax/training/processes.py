@@ -1,13 +1,15 @@
 """Several processes that train one model together: how they meet, take turns and agree.
 
-The environment says that there are several: `rnope launch` on one machine, Slurm, Open MPI or a
-TPU pod. All run the same program on a file system that they share; the first one writes what is
+The environment says that there are several: `rnope launch` on one machine, Slurm, Open MPI,
+Kubernetes or a TPU pod. All run the same program on a file system that they share; the first one writes what is
 written once. A process that dies takes the others with it, within a minute: what they hold is of no
 use without its part. Whoever started them starts them again, and the run goes on from its newest
 checkpoint, on any number of processes.
 """
 
 import contextlib
+import glob
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -23,6 +25,15 @@ T = TypeVar("T")
 
 #: Set by `rnope launch`, or by hand: where the first process listens, how many there are, which this is.
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+#: Where schedulers say how many processes there are: Slurm, Open MPI, TPU slices of several.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+
+#: Where TPU chips show on a machine.
+_CHIPS = ("/dev/accel[0-9]*", "/dev/vfio/[0-9]*")
+
+#: What JAX says where it finds no others.
+_ALONE = "coordinator_address should be defined"
 
 #: Seconds without a sign of life after which a process counts as dead, and for which others wait at the end.
 _HEARTBEAT = 30
@@ -47,7 +58,7 @@ def join() -> None:
             raise UserError(f"{ADDRESS} is set, so {missing[0]} must be a number; `rnope launch` sets all three")
         count, index = (int(os.environ[name]) for name in (COUNT, INDEX))
         settings = {"coordinator_address": os.environ[ADDRESS], "num_processes": count, "process_id": index}
-    elif not _scheduled():
+    elif os.environ.get(COUNT) == "1" or not (_scheduled() or _has_tpu()):
         return
     # For processes whose devices are CPUs; of no effect elsewhere.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -59,14 +70,33 @@ def join() -> None:
             shutdown_timeout_seconds=_HEARTBEAT,
         )
     except (RuntimeError, ValueError) as error:
+        if _ALONE in str(error) and not _scheduled():
+            return  # a TPU host that belongs to no pod
         raise UserError(f"cannot join the other processes: {str(error).splitlines()[0]}") from error
 
 
 def _scheduled() -> bool:
-    """Whether a scheduler that JAX knows has started several processes."""
-    counts = (os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    """Whether a scheduler that JAX knows has started several processes.
+
+    Raises:
+      UserError: if this is a part of an indexed Kubernetes Job, and what JAX needs to find the others is missing.
+    """
+    if os.environ.keys() >= {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} and not _has_tpu():
+        if importlib.util.find_spec("kubernetes") is None:
+            raise UserError(
+                f"this is part {os.environ['JOB_COMPLETION_INDEX']} of a Kubernetes Job: set {ADDRESS}, {COUNT} and "
+                f"{INDEX} as docs/clusters.md shows, or install jax[k8s]; {COUNT}=1 if every part is a run of its own"
+            )
+        return True
+    counts = (os.environ.get(name, "1") for name in _COUNTS)
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     return len(hosts) > 1 or any(count.isdigit() and int(count) > 1 for count in counts)
+
+
+def _has_tpu() -> bool:
+    """Whether this machine has TPUs; which others belong to them is known to its metadata server, which JAX asks."""
+    chips = (path for pattern in _CHIPS for path in glob.iglob(pattern))
+    return importlib.util.find_spec("libtpu") is not None and any(chips)
 
 
 def is_first() -> bool:
