@@ -23,10 +23,9 @@ import pods  # noqa: E402  (as train.py finds it: among its neighbours)
 #: What was compared with a recipe: its name, and what differs.
 INSTEAD: dict[str, tuple[str, ...]] = {
     "r7b_8k_v5p": ("--stages.0.accumulation 1", "--stages.0.accumulation 1 --model.remat full", "--model.remat none"),
-    "r7b_128k_v5p": ("--mesh.context 8", "--mesh.context 16"),
-    "r7b_8k_v6e": ("--model.remat full",),
-    "r7b_128k_v6e": ("--mesh.context 8",),
-    "command_a_8k_v5p": ("--model.remat full",),
+    "r7b_128k_v5p": ("--mesh.context 8",),
+    "r7b_8k_v6e": ("--stages.0.accumulation 1",),
+    "r7b_256k_v6e": ("--model.remat attention",),
 }
 
 PAGE = ROOT / "docs" / "pods.md"

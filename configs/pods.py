@@ -53,8 +53,8 @@ def r7b_256k_v5p() -> Config:
 
 
 def r7b_8k_v6e() -> Config:
-    """Pretraining on 256 chips: two rows to each."""
-    return _run(_r7b(), "r7b_8k", MeshConfig())
+    """Pretraining on 256 chips: two rows to each, one after the other."""
+    return _run(_r7b(), "r7b_8k", MeshConfig(), accumulation=2)
 
 
 def r7b_32k_v6e() -> Config:
@@ -69,7 +69,7 @@ def r7b_128k_v6e() -> Config:
 
 def r7b_256k_v6e() -> Config:
     """16 rows: 16 chips share one."""
-    return _run(_r7b(), "r7b_256k", MeshConfig(context=16))
+    return _run(_r7b(), "r7b_256k", MeshConfig(context=16), remat="full")
 
 
 def command_a_8k_v5p() -> Config:
@@ -102,7 +102,7 @@ def _command_a() -> Config:
     return command_a.config()
 
 
-def _run(base: Config, name: str, mesh: MeshConfig, accumulation: int = 1) -> Config:
+def _run(base: Config, name: str, mesh: MeshConfig, *, accumulation: int = 1, remat: str = "attention") -> Config:
     """The stage of `base` for the length in `name`, as a run that begins from the run of the length before."""
     shape, length = name.rsplit("_", 1)
     names = [stage.name for stage in base.stages]
@@ -111,7 +111,7 @@ def _run(base: Config, name: str, mesh: MeshConfig, accumulation: int = 1) -> Co
     return replace(
         base,
         name=name,
-        model=replace(base.model, remat="attention"),
+        model=replace(base.model, remat=remat),
         stages=(replace(base.stages[index], accumulation=accumulation),),
         init=InitConfig(source=before),
         mesh=mesh,
