@@ -3,7 +3,7 @@
 from rnope_jax.data.corpus import Corpus, check, prepare
 from rnope_jax.data.loader import documents_of_step, held_out_batches, training_batches
 from rnope_jax.data.packing import Batch
-from rnope_jax.data.store import TokenStore
+from rnope_jax.data.store import Tokens, TokenStore
 from rnope_jax.data.tokenizer import Tokenizer
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Corpus",
     "TokenStore",
     "Tokenizer",
+    "Tokens",
     "check",
     "documents_of_step",
     "held_out_batches",

@@ -1,4 +1,4 @@
-"""Token files: the documents of a corpus as one array of tokens on disk, with an index.
+"""Tokens on disk: what every source of them offers (`Tokens`), and the store that a run makes of its own text.
 
 STORE/tokens.bin    token ids, little endian, 16 or 32 bits; a document is BOS, its text, EOS
 STORE/starts.npy    where each document starts
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +28,57 @@ _XZ_LIMIT = 64 << 20
 
 #: Documents that are tokenized together.
 _GROUP = 64
+
+
+class Tokens(Protocol):
+    """Documents one after the other as one long row of tokens, wherever and in however many files they lie.
+
+    Reading is cheap at any place; two objects of the same files give the same.
+    """
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """What to call it in messages: a path."""
+        ...
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each document starts, int64 [documents], ascending from 0; it ends where the next one starts."""
+        ...
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        """Tokens first to stop, int32 [stop - first].
+
+        Raises:
+          UserError: if the files do not hold what they held when they were made.
+        """
+        ...
+
+    def counted(self, first: int, stop: int) -> np.ndarray | None:
+        """Which tokens are to be predicted, bool [stop - first]; None where all are.
+
+        False for prompts of question and answer. A document's first token is never predicted, whatever this says.
+        """
+        ...
+
+    def name(self, document: int) -> str:
+        """Where a document comes from, such as "corpus/a.jsonl:17"."""
+        ...
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the tokens are, for JSON: `documents`, `tokens`, `files` (name to checksum) and, where it is known,
+        `tokenizer` (checksum). Equal where and only where the tokens are; where they differ, it says in what."""
+        ...
+
+    @property
+    def text_bytes(self) -> int | None:
+        """UTF-8 bytes of the text that the counted tokens stand for; None where it is not known."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,9 +122,38 @@ class TokenStore:
         """All tokens, mapped from disk."""
         return np.memmap(self.directory / "tokens.bin", np.dtype(self.index.dtype), mode="r")
 
+    @property
+    def where(self) -> str:
+        return str(self.directory)
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        return np.asarray(self.tokens[first:stop], np.int32)
+
+    def counted(self, first: int, stop: int) -> np.ndarray | None:
+        return None
+
+    def name(self, document: int) -> str:
+        return self._names[document]
+
     def names(self) -> list[str]:
         """Name of each document."""
+        return list(self._names)
+
+    @cached_property
+    def _names(self) -> list[str]:
         return (self.directory / "names.txt").read_bytes().decode("utf-8").split("\n")[:-1]
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "documents": self.index.documents,
+            "tokens": self.index.tokens,
+            "files": {"tokens.bin": self.index.sha256},
+        }
+
+    @property
+    def text_bytes(self) -> int | None:
+        return self.index.text_bytes
 
 
 def write(
