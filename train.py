@@ -40,7 +40,7 @@ def main() -> None:
         # With what: text becomes tokens once; they stay with the run.
         corpus = processes.first_then_all("data prepared", lambda: data.prepare(config, run.path))
         processes.first_then_all("run recorded", lambda: run.record(config))
-        opening(config, mesh)
+        opening(config, mesh, corpus)
 
         # From where: the newest checkpoint, the weights of another model, or the beginning.
         checkpoints = Checkpoints(run.checkpoints, config.checkpoint)

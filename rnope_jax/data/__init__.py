@@ -1,7 +1,8 @@
-"""Data: text files (`sources`), tokenizer, token files (`store`), packed rows, batches (`loader`)."""
+"""Data: text files (`sources`), tokenizer, token files (`store`), packed rows, mixtures, batches (`loader`)."""
 
 from rnope_jax.data.corpus import Corpus, check, prepare
-from rnope_jax.data.loader import documents_of_step, held_out_batches, training_batches
+from rnope_jax.data.loader import DataError, held_out_batches, training_batches
+from rnope_jax.data.mixture import Mixture
 from rnope_jax.data.packing import Batch
 from rnope_jax.data.store import Tokens, TokenStore
 from rnope_jax.data.tokenizer import Tokenizer
@@ -9,11 +10,12 @@ from rnope_jax.data.tokenizer import Tokenizer
 __all__ = [
     "Batch",
     "Corpus",
+    "DataError",
+    "Mixture",
     "TokenStore",
     "Tokenizer",
     "Tokens",
     "check",
-    "documents_of_step",
     "held_out_batches",
     "prepare",
     "training_batches",

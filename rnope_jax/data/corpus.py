@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rnope_jax.config import Config
 from rnope_jax.data import sources, store, tokenizer
-from rnope_jax.data.packing import PackedRows
+from rnope_jax.data.mixture import Mixture
 from rnope_jax.data.store import TokenStore
 from rnope_jax.data.tokenizer import Tokenizer
 from rnope_jax.errors import UserError
@@ -28,7 +28,7 @@ class Corpus:
     """Everything that a run reads."""
 
     tokenizer: Tokenizer
-    train: tuple[TokenStore, ...]
+    train: tuple[Mixture, ...]
     """One per stage."""
     held_out: TokenStore
     """Of data.corpus."""
@@ -42,7 +42,7 @@ def check(config: Config) -> None:
     Raises:
       UserError: if a corpus is missing, or the tokenizer is missing, unreadable or does not fit.
     """
-    for corpus in dict.fromkeys([config.data.corpus, *(stage.corpus for stage in config.stages)]):
+    for corpus in config.corpora:
         if not (config.directory / "data" / _key(corpus)).exists():
             sources.check(corpus)
     run = Run(config.directory)
@@ -87,10 +87,12 @@ def prepare(config: Config, run: Path, report: Callable[[str], None] = print) ->
                 report(f"{name}: {made.documents:,} documents, {made.text_bytes:,} bytes, {made.tokens:,} tokens")
         return TokenStore(root / "train"), TokenStore(root / "held_out")
 
-    train = tuple(stores(stage.corpus or config.data.corpus)[0] for stage in config.stages)
-    for stage, tokens in zip(config.stages, train, strict=True):
-        PackedRows(tokens, stage.sequence_length)  # raises where a stage has too little text for a row
-    return Corpus(chosen, train, stores(config.data.corpus)[1])
+    made = {corpus: stores(corpus) for corpus in config.corpora}
+    train = tuple(
+        Mixture(stage, [made[source.corpus or config.data.corpus][0] for source in stage.sources], (config.seed, index))
+        for index, stage in enumerate(config.stages)
+    )
+    return Corpus(chosen, train, made[config.data.corpus][1])
 
 
 def _tokenizer(

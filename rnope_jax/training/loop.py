@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from rnope_jax import __version__, flops
 from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.config import Config
-from rnope_jax.data import Batch, Corpus, documents_of_step, held_out_batches, training_batches
+from rnope_jax.data import Batch, Corpus, held_out_batches, training_batches
 from rnope_jax.errors import UserError
 from rnope_jax.model import Params
 from rnope_jax.training.evaluation import HeldOutLoss, held_out_loss
@@ -81,7 +81,7 @@ class Trainer:
         if step >= end or self.stop:
             return state
         rows = local_rows(self.mesh, stage.batch_size, stage.sequence_length)
-        batches = training_batches(self.corpus.train[index], stage, self._seed(index), step - first, rows)
+        batches = training_batches(self.corpus.train[index], step - first, rows)
         if step == 0:
             self._evaluate(index, state.params, step)
         batch = next(batches)
@@ -142,10 +142,6 @@ class Trainer:
         index = self.config.stage_at(int(state.step) - 1)
         return self._evaluate(index, state.params, int(state.step), final=True)
 
-    def _seed(self, index: int) -> int:
-        """Seed of the order of a stage's data; stages on the same corpus do not repeat each other's order."""
-        return self.config.seed + index
-
     def _compile(self, index: int, state: TrainState, batch: Batch) -> Callable:
         began = time.perf_counter()
         step = make_train_step(self.config, index, self.mesh)
@@ -192,7 +188,7 @@ class Trainer:
 
     def _skipped(self, index: int, pending: Pending, count: int) -> None:
         """Tells of a step that was not applied; ends the run when too many were skipped in a row."""
-        metrics, stage = pending.metrics, self.config.stages[index]
+        metrics = pending.metrics
         bad = [name for name, finite in metrics["gradient_finite"].items() if not bool(finite)]
         loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
         cause = f"gradient not finite in {_some(bad)}" if bad else "a spike of the gradient norm"
@@ -202,7 +198,7 @@ class Trainer:
             return
         self.checkpoints.wait()
         local = pending.step - 1 - self.config.first_step(index)
-        documents = documents_of_step(self.corpus.train[index], stage, self._seed(index), local)
+        documents = self.corpus.train[index].documents(local)
         raise TrainingError(
             f"{text}.\nIts batch holds {_some(documents)}.\nStopped because optimizer.max_skipped = {count}; the "
             f"checkpoints {self.checkpoints.steps()} are sound. Look at the documents, or lower the learning rate"

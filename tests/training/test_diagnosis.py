@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rnope_jax.config import OptimizerConfig
-from rnope_jax.data import documents_of_step, training_batches
-from rnope_jax.training import TrainingError, loop
+from rnope_jax.data import Mixture
+from rnope_jax.training import TrainingError
 from tests.training.runs import metrics, run_config, train
 
 
@@ -21,20 +21,23 @@ def poison(monkeypatch):
     """Batches of the steps in `steps` (from 0) get a weight that is not finite."""
     steps: set[int] = set()
 
-    def poisoned(store, stage, seed, start=0, wanted=None):
-        for step, batch in enumerate(training_batches(store, stage, seed, start, wanted), start):
-            bad = step in steps and stage.name == "first"
-            yield batch._replace(loss_mask=batch.loss_mask * np.nan) if bad else batch
+    sound = Mixture.batch
 
-    monkeypatch.setattr(loop, "training_batches", poisoned)
+    def poisoned(self, step, wanted=None):
+        batch = sound(self, step, wanted)
+        bad = step in steps and self.stage.name == "first"
+        return batch._replace(loss_mask=batch.loss_mask * np.nan) if bad else batch
+
+    monkeypatch.setattr(Mixture, "batch", poisoned)
     return steps
 
 
 def test_too_many_skipped_steps_end_the_run_with_tensors_and_documents(config, poison, monkeypatch):
     poison |= {2, 3, 4, 5}
     seen = []
+    documents_of = Mixture.documents
     monkeypatch.setattr(
-        loop, "documents_of_step", lambda *args: seen.append((args[1:], documents_of_step(*args))) or seen[-1][1]
+        Mixture, "documents", lambda self, step: seen.append((self, step, documents_of(self, step))) or seen[-1][2]
     )
     with pytest.raises(TrainingError) as caught:
         train(config)
@@ -42,8 +45,8 @@ def test_too_many_skipped_steps_end_the_run_with_tensors_and_documents(config, p
     assert "step 5 skipped (3 in a row): gradient not finite in embedding" in message
     assert "optimizer.max_skipped = 3" in message
     assert "the checkpoints [3] are sound" in message
-    ((stage, _, step), documents), *_ = seen
-    assert (stage.name, step) == ("first", 4)
+    ((mixture, step, documents),) = seen
+    assert (mixture.stage.name, step) == ("first", 4)
     assert all(name in message for name in documents[:5])
     # What was reported up to there is in the file.
     assert [line["skipped"] for line in metrics(config.directory) if "loss" in line] == [0, 0, 1, 2]
