@@ -44,7 +44,9 @@ def main() -> None:
 
         # From where: the newest checkpoint, the weights of another model, or the beginning.
         checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
-        state = restore_or_init(config, mesh, checkpoints)
+        state = restore_or_init(config, mesh, checkpoints, corpus.fingerprint)
+        if processes.is_first():
+            run.record_data(corpus.fingerprint)
         reporter = Reporter(run, config.logging, int(state.step), config.total_steps)
 
         # Train, stage by stage: each has its own length, batch, schedule and RoPE base.

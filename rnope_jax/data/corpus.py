@@ -12,10 +12,12 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from rnope_jax.config import Config
-from rnope_jax.data import sources, store, tokenizer
+from rnope_jax.data import fingerprint, sources, store, tokenizer
 from rnope_jax.data.mixture import Mixture
 from rnope_jax.data.store import TokenStore
 from rnope_jax.data.tokenizer import Tokenizer
@@ -32,6 +34,17 @@ class Corpus:
     """One per stage."""
     held_out: TokenStore
     """Of data.corpus."""
+    tokenizer_sha256: str
+    """Of its file."""
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides every token that the run reads, for JSON."""
+        return {
+            "tokenizer": self.tokenizer_sha256,
+            "stages": {mixture.stage.name: mixture.fingerprint() for mixture in self.train},
+            "held_out": self.held_out.fingerprint,
+        }
 
 
 def check(config: Config) -> None:
@@ -92,7 +105,7 @@ def prepare(config: Config, run: Path, report: Callable[[str], None] = print) ->
         Mixture(stage, [made[source.corpus or config.data.corpus][0] for source in stage.sources], (config.seed, index))
         for index, stage in enumerate(config.stages)
     )
-    return Corpus(chosen, train, made[config.data.corpus][1])
+    return Corpus(chosen, train, made[config.data.corpus][1], fingerprint.of_tokenizer(run / "tokenizer"))
 
 
 def _tokenizer(

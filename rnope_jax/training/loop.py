@@ -1,5 +1,6 @@
 """The training loop: keeps the devices busy while it reports, evaluates and saves."""
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -134,7 +135,13 @@ class Trainer:
         """Starts a checkpoint."""
         if step == 0:
             return
-        about = {"config": self.config.to_json(), "rnope_jax": __version__, "jax": jax.__version__, "step": step}
+        about = {
+            "config": self.config.to_json(),
+            "data": json.dumps(self.corpus.fingerprint),
+            "rnope_jax": __version__,
+            "jax": jax.__version__,
+            "step": step,
+        }
         self.checkpoints.save(step, state.to_dict(), about)
 
     def evaluate(self, state: TrainState) -> HeldOutLoss | None:

@@ -226,7 +226,7 @@ def test_it_is_trained_on_any_mesh(imported, corpus, params, tmp_path):
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", config.checkpoint)
     mesh = mesh_of(2, 2, 2)
     with jax.set_mesh(mesh):
-        state = restore_or_init(config, mesh, checkpoints, quiet)
+        state = restore_or_init(config, mesh, checkpoints, {}, quiet)
     checkpoints.close()
     for name, expected in params.items():
         np.testing.assert_array_equal(np.asarray(state.params[name]), expected, err_msg=name)

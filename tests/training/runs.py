@@ -129,7 +129,7 @@ def train(config: Config, stop_at: int | None = None, devices: int = 1) -> Resul
         run.record(config)
         checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
         stack.callback(checkpoints.close)
-        state = restore_or_init(config, mesh, checkpoints, said.append)
+        state = restore_or_init(config, mesh, checkpoints, corpus.fingerprint, said.append)
         reporter = StoppingReporter(run, config.logging, int(state.step), config.total_steps)
         stack.callback(reporter.close)
         reporter.say = said.append
