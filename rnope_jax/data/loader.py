@@ -99,7 +99,7 @@ class ReadAhead(Iterator[Batch]):
 
 
 def _explained(error: BaseException) -> BaseException:
-    """What ended the thread, as a user is told of it."""
+    """What keeps data from being read, as a user is told of it."""
     if isinstance(error, UserError):
         return DataError(str(error))
     if isinstance(error, OSError):
@@ -137,6 +137,9 @@ def held_out_batches(
       batch_size: rows per global batch.
       rows: how many rows to read, spread evenly over the text; None reads every token.
       wanted: which rows of each batch; None takes all.
+
+    Raises:
+      DataError: if the tokens cannot be read.
     """
     documents = Documents(store)
     source = ConcatRows(documents, length, pad_last=True)
@@ -150,6 +153,10 @@ def held_out_batches(
         mine = range(batch_size) if wanted is None else wanted
         batch = empty_batch(len(mine), length)
         for place, row in enumerate(mine):
-            if row < len(group):
+            if row >= len(group):
+                continue
+            try:
                 source.fill(int(group[row]), Batch(*(array[place] for array in batch)))
+            except (UserError, OSError) as error:
+                raise _explained(error) from error
         yield batch
