@@ -49,7 +49,7 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[D
     """
     check(corpus)
     documents, skipped = [], []
-    for name, path, listed in _files(corpus, config.suffixes):
+    for name, path, listed in files(corpus, config.suffixes):
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -57,7 +57,7 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[D
                 raise UserError(
                     f"data.corpus: {path} is not UTF-8 text ({error.reason} at byte {error.start})"
                 ) from error
-            skipped.append(_printable(path))
+            skipped.append(printable(path))
             continue
         except OSError as error:
             raise UserError(f"data.corpus: cannot read {path}: {error.strerror}") from error
@@ -90,7 +90,7 @@ def check(corpus: Sequence[str]) -> None:
             raise UserError(f"data.corpus: {entry} does not exist; give a text file, a directory or {STDLIB!r}")
 
 
-def _files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
+def files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
     """Yields name, path and whether the file itself was listed, in an order that is always the same."""
     for entry in corpus:
         if entry == STDLIB:
@@ -98,15 +98,15 @@ def _files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str
             for path in sorted(root.rglob("*.py")):
                 relative = path.relative_to(root)
                 if not _NOT_STDLIB & set(relative.parts):
-                    yield _printable(relative), path, False
+                    yield printable(relative), path, False
             continue
         root = Path(entry).expanduser()
         if root.is_dir():
             for path in sorted(root.rglob("*")):
                 if path.is_file() and path.name.endswith(tuple(suffixes)):
-                    yield _printable(path.relative_to(root)), path, False
+                    yield printable(path.relative_to(root)), path, False
         else:
-            yield _printable(Path(root.name)), root, True
+            yield printable(Path(root.name)), root, True
 
 
 def _divide_files(documents: list[Document], fraction: float) -> tuple[list[Document], list[Document]]:
@@ -130,7 +130,7 @@ def _divide_text(document: Document, fraction: float) -> tuple[list[Document], l
     return [Document(document.name, text[:cut])], [Document(document.name, text[cut:])]
 
 
-def _printable(path: Path) -> str:
+def printable(path: Path) -> str:
     """A path as text; bytes of a name that is not UTF-8 are written as escapes."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
