@@ -103,7 +103,7 @@ class _Opened:
     """A file that is open, and which of its blocks were found sound."""
 
     def __init__(self, shard: Shard):
-        self.path = shard.path
+        self.path, self.size = shard.path, shard.size
         shard.check()
         try:
             data = shard.checksums.read_bytes()
@@ -123,7 +123,7 @@ class _Opened:
         low, high = first // BLOCK, -(-stop // BLOCK)
         if self.sound[low:high].all():
             return self._read(first, stop)
-        whole = memoryview(self._read(low * BLOCK, min(high * BLOCK, self._size())))
+        whole = memoryview(self._read(low * BLOCK, min(high * BLOCK, self.size)))
         for block in range(low, high):
             place = (block - low) * BLOCK
             if zlib.crc32(whole[place : place + BLOCK]) != self.wanted[block]:
@@ -132,9 +132,6 @@ class _Opened:
                 )
         self.sound[low:high] = True
         return bytes(whole[first - low * BLOCK : stop - low * BLOCK])
-
-    def _size(self) -> int:
-        return os.fstat(self.handle).st_size
 
     def _read(self, first: int, stop: int) -> bytes:
         data = os.pread(self.handle, stop - first, first)
@@ -181,6 +178,12 @@ class ShardWriter:
             values = values[len(piece) :]
             if self._here == self.limit:
                 self.close()
+
+    def abandon(self) -> None:
+        """Leaves the file as it is."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def close(self) -> None:
         """Ends the file."""

@@ -57,7 +57,7 @@ class Template:
         if found is None or isinstance(found, Bad):
             return found
         ended = found[-1].content == self.end
-        return [Segment(self.bos), *found, *([] if ended else [Segment(self.eos, found[-1].counted)])]
+        return [Segment(self.bos, found[0].counted), *found, *([] if ended else [Segment(self.eos, found[-1].counted)])]
 
     def _record(self, record: dict[str, Any], limits: Limits) -> str | list[Segment] | Bad | None:
         name = limits.text_field

@@ -19,7 +19,7 @@ from rnope_jax.files import write_text
 FORMAT = 1
 
 #: Documents whose starts are written at once.
-_DOCUMENTS = 1 << 20
+_DOCUMENTS = 1 << 16
 
 _TOTALS = ("documents", "tokens", "records", "bad", "empty", "text_bytes")
 

@@ -124,10 +124,10 @@ def write(
     with make_directory(directory) as target:
         with (target / "quarantine.jsonl").open("w", encoding="utf-8") as aside:
             reader = _Reader(spans, settings.limits, template(tokenizer), aside, allowed)
-            writer = _Writer(target, settings.shard_tokens, dtype_of(tokenizer))
-            for group in _groups(reader.pieces()):
-                progress(writer.write(group, tokenizer))
-            written = writer.close()
+            with _Writer(target, settings.shard_tokens, dtype_of(tokenizer)) as writer:
+                for group in _groups(reader.pieces()):
+                    progress(writer.write(group, tokenizer))
+                written = writer.close()
         found = {
             "records": reader.records,
             "bad": reader.bad,
@@ -213,6 +213,14 @@ class _Writer:
         self._sha256 = hashlib.sha256()
         self._open = (0, 0, 0)
 
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._list.close()
+        self.tokens.abandon()
+        self.counted.abandon()
+
     def write(self, group: Sequence[_Piece], tokenizer: Tokenizer) -> int:
         """Tokenizes and writes pieces; returns how many tokens they are."""
         before = self.tokens.total
@@ -251,7 +259,6 @@ class _Writer:
         """Ends the files; returns what the index tells of them."""
         self.tokens.close()
         self.counted.close()
-        self._list.close()
         return {
             "documents": self.documents,
             "tokens": self.tokens.total,
