@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnope_jax.config import STDLIB, DataConfig
+from rnope_jax.data.digests import digest
+from rnope_jax.data.formats import is_plain_text
 from rnope_jax.errors import UserError
 
 #: Folders of the standard library that hold no sources of its own, or only tests.
@@ -33,7 +35,7 @@ class Split:
     """Files of directories that are not UTF-8 text."""
 
 
-def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[Document] = ()) -> Split:
+def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[int] = ()) -> Split:
     """Reads a corpus and divides it by file; a corpus of one file is divided at a line of its text.
 
     Whether a file is held out depends on its name alone, so growing a corpus moves no file. A text
@@ -42,7 +44,7 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[D
     Args:
       corpus: files and directories.
       config: which files of directories are taken, and the share that is held out.
-      measured: documents that are held out elsewhere.
+      measured: digests of documents that are held out elsewhere.
 
     Raises:
       UserError: if an entry does not exist, cannot be read, or nothing is left to learn from.
@@ -50,6 +52,8 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[D
     check(corpus)
     documents, skipped = [], []
     for name, path, listed in files(corpus, config.suffixes):
+        if not is_plain_text(path):
+            continue
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -72,8 +76,8 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[D
         train, held_out = _divide_text(documents[0], config.held_out_fraction)
     else:
         train, held_out = _divide_files(documents, config.held_out_fraction)
-    kept_back = {document.text for document in (*held_out, *measured)}
-    train = [document for document in train if document.text not in kept_back]
+    kept_back = {*(digest(document.text) for document in held_out), *measured}
+    train = [document for document in train if digest(document.text) not in kept_back]
     if not train:
         raise UserError(f"data.corpus = {list(corpus)}: nothing is left to learn from, all of its text is held out")
     return Split(tuple(train), tuple(held_out), tuple(skipped))

@@ -2,6 +2,7 @@
 
 STORE/tokens.bin    token ids, little endian, 16 or 32 bits; a document is BOS, its text, EOS
 STORE/starts.npy    where each document starts
+STORE/digests.npy   the digest of each document
 STORE/names.txt     name of each document, a line each
 STORE/index.json    counts, type, checksum
 """
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rnope_jax.data.digests import digest
 from rnope_jax.data.sources import Document
 from rnope_jax.data.tokenizer import Tokenizer
 from rnope_jax.errors import UserError
@@ -81,6 +83,12 @@ class Tokens(Protocol):
         ...
 
 
+def predicted(tokens: Tokens) -> int:
+    """How many tokens are predicted: those that count, less the first of each document."""
+    flags = tokens.counted(0, len(tokens))
+    return len(tokens) - len(tokens.starts) if flags is None else int(flags.sum() - flags[tokens.starts].sum())
+
+
 @dataclass(frozen=True)
 class Index:
     """What is known of a store without reading its tokens."""
@@ -104,6 +112,7 @@ class TokenStore:
         try:
             self.index = Index(**json.loads((directory / "index.json").read_text()))
             self.starts = np.load(directory / "starts.npy", allow_pickle=False)
+            self._digests = np.load(directory / "digests.npy", allow_pickle=False)
             size = (directory / "tokens.bin").stat().st_size
         except (OSError, EOFError, ValueError, TypeError) as error:
             raise UserError(
@@ -125,6 +134,24 @@ class TokenStore:
     @property
     def where(self) -> str:
         return str(self.directory)
+
+    def digests(self) -> np.ndarray:
+        """Number for the contents of each document, uint64 [documents]."""
+        return self._digests
+
+    def verify(self) -> None:
+        """Compares the tokens with their checksum.
+
+        Raises:
+          UserError: if they are not those that were written.
+        """
+        with (self.directory / "tokens.bin").open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != self.index.sha256:
+            raise UserError(
+                f"{self.directory}/tokens.bin is damaged: its checksum is not the one it was written with; "
+                f"restore it, or delete {self.directory} to have it made again from the same text"
+            )
 
     def read(self, first: int, stop: int) -> np.ndarray:
         return np.asarray(self.tokens[first:stop], np.int32)
@@ -171,12 +198,16 @@ def write(
                     total += len(data)
                     checksum.update(data.tobytes())
                     file.write(data.tobytes())
-        names = "".join(document.name.replace("\n", " ") + "\n" for document in documents)
-        (target / "names.txt").write_text(names, encoding="utf-8")
-        # Through memory: on a full disk np.save raises an error that does not say so.
-        buffer = io.BytesIO()
-        np.save(buffer, np.array(starts, np.int64), allow_pickle=False)
-        (target / "starts.npy").write_bytes(buffer.getvalue())
+        listed = "".join(document.name.replace("\n", " ") + "\n" for document in documents)
+        (target / "names.txt").write_text(listed, encoding="utf-8")
+        for name, array in {
+            "starts": np.array(starts, np.int64),
+            "digests": np.array([digest(document.text) for document in documents], np.uint64),
+        }.items():
+            # Through memory: on a full disk np.save raises an error that does not say so.
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            (target / f"{name}.npy").write_bytes(buffer.getvalue())
         size = sum(len(document.text.encode()) for document in documents)
         index = Index(
             dtype=dtype.str,

@@ -44,6 +44,6 @@ def format_of(path: Path) -> Format:
     return next((found for end, found in _RECORDS.items() if path.name.endswith(end)), text)
 
 
-def has_records(path: Path) -> bool:
-    """Whether a file holds records, rather than being one text."""
-    return path.name.endswith(tuple(_RECORDS))
+def is_plain_text(path: Path) -> bool:
+    """Whether a file is one text, not compressed."""
+    return not path.name.endswith((*_RECORDS, *_COMPRESSED))

@@ -12,7 +12,6 @@ and a chatbot's turn. With any other tokenizer a response follows its prompt as 
 Only what an assistant says counts, with the token that ends it.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -116,26 +115,17 @@ def template(tokenizer: Tokenizer) -> Template:
     return Template(tokenizer.bos_id, tokenizer.eos_id, known[_TURN], known[_END], roles)
 
 
-class Digest:
-    """A number of a document's contents: equal documents have equal ones, whatever they are called."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.blake2b(digest_size=8)
-
-    def update(self, segment: Segment, text: bytes) -> None:
-        self._hash.update(text)
-        if not segment.counted:
-            self._hash.update(b"\0")  # the same text as prompt and as response are two things
-
-    def value(self) -> int:
-        return int.from_bytes(self._hash.digest(), "little")
-
-
-def digest(text: str) -> int:
-    """The digest of a document that is one text."""
-    made = Digest()
-    made.update(Segment(text), text.encode())
-    return made.value()
+def learned_from(value: object, limits: Limits) -> Iterator[str]:
+    """The texts of a record, for a tokenizer to be trained on; none where it is bad."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, LongText):
+        yield from value.pieces()
+    elif isinstance(value, dict):
+        turns = value.get("messages")
+        inner = [turn.get("content") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+        found = [value.get(limits.text_field), value.get("prompt"), value.get("response"), *inner]
+        yield from (text for text in found if isinstance(text, str))
 
 
 def texts(segment: Segment) -> Iterator[str]:

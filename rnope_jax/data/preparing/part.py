@@ -18,9 +18,10 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from rnope_jax.data.digests import Digest
 from rnope_jax.data.formats import Bad, Limits, format_of
 from rnope_jax.data.formats.item import shown
-from rnope_jax.data.preparing.examples import Digest, Segment, Template, template, texts
+from rnope_jax.data.preparing.examples import Segment, Template, template, texts
 from rnope_jax.data.preparing.tolerance import EXAMPLES, TooManyBad
 from rnope_jax.data.shards import ShardWriter
 from rnope_jax.data.tokenizer import Tokenizer
@@ -185,7 +186,7 @@ class _Reader:
                 continue
             for text in texts(segment):
                 data = text.encode()
-                made.update(segment, data)
+                made.update(data, segment.counted)
                 self.text_bytes += len(data) if segment.counted else 0
                 yield _Piece(text, segment.counted)
         end = segments[-1]
