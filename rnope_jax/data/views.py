@@ -10,6 +10,11 @@ import numpy as np
 from rnope_jax.data.store import Tokens
 
 
+def joined(sources: Sequence[Tokens]) -> Tokens:
+    """Tokens of one or several sources as one."""
+    return sources[0] if len(sources) == 1 else Joined(sources)
+
+
 class Joined:
     """Tokens of several sources, one after the other (a `Tokens`)."""
 

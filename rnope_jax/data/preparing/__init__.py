@@ -12,9 +12,9 @@ after a kill is used, and the result is the same, byte for byte, by one process 
 """
 
 from rnope_jax.data.preparing.merging import verify
-from rnope_jax.data.preparing.plan import Options
+from rnope_jax.data.preparing.plan import Options, texts
 from rnope_jax.data.preparing.prepare import Job, merge, prepare
-from rnope_jax.data.preparing.tolerance import Tolerance
+from rnope_jax.data.preparing.tolerance import Tolerance, TooManyBad
 from rnope_jax.data.preparing.workers import Progress
 
-__all__ = ["Job", "Options", "Progress", "Tolerance", "merge", "prepare", "verify"]
+__all__ = ["Job", "Options", "Progress", "Tolerance", "TooManyBad", "merge", "prepare", "texts", "verify"]

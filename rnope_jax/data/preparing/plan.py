@@ -12,6 +12,7 @@ from typing import Any
 from rnope_jax.config import STDLIB
 from rnope_jax.data import sources
 from rnope_jax.data.formats import SUFFIXES, Limits, format_of
+from rnope_jax.data.preparing.examples import learned_from
 from rnope_jax.data.preparing.part import Settings, Span
 from rnope_jax.errors import UserError
 
@@ -128,6 +129,20 @@ def make(paths: Sequence[str], options: Options, tokenizer: str) -> Plan:
             f"{', '.join(options.suffixes)} (--suffixes)"
         )
     return Plan(options, tokenizer, tuple(inputs), tuple(_units(inputs, options)), other)
+
+
+def texts(paths: Sequence[str], options: Options) -> Iterator[str]:
+    """The texts of files, for a tokenizer to be trained on; what is bad is passed over.
+
+    Raises:
+      UserError: if something is missing, or cannot be read as what it is called.
+    """
+    limits = options.settings.limits
+    for unit in make(paths, options, "").units:
+        for span in unit:
+            path = Path(span.path)
+            for item in format_of(path).items(path, span.first, span.stop, limits):
+                yield from learned_from(item.value, limits)
 
 
 def from_json(data: dict[str, Any]) -> Plan:
