@@ -1,5 +1,6 @@
 """`rnope prepare`: texts and records become token files."""
 
+import math
 import os
 import shlex
 import sys
@@ -83,8 +84,8 @@ def prepare(
     options = preparing.Options(
         **({"suffixes": suffixes} if suffixes else {}),
         text_field=text_field,
-        record_bytes=int(max_record_mb * 2**20),
-        part_bytes=int(part_mb * 2**20),
+        record_bytes=_bytes("max_record_mb", max_record_mb),
+        part_bytes=_bytes("part_mb", part_mb),
         shard_tokens=shard_tokens,
     )
     share = None if job is None else preparing.Job.parse(job)
@@ -106,6 +107,14 @@ def prepare(
     else:
         _tell(out, index)
     return 0
+
+
+def _bytes(name: str, megabytes: float) -> int:
+    from rnope_jax.errors import UserError
+
+    if not (megabytes > 0 and math.isfinite(megabytes)):
+        raise UserError(f"{name} = {megabytes}: must be a number of megabytes, more than 0")
+    return max(1, int(megabytes * 2**20))
 
 
 def _tell(out: Path, index: dict[str, Any]) -> None:
