@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import lzma
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -154,7 +155,26 @@ class TokenStore:
             )
 
     def read(self, first: int, stop: int) -> np.ndarray:
-        return np.asarray(self.tokens[first:stop], np.int32)
+        # Not through `tokens`: a mapped file that is cut short or out of reach kills the process that looks at it.
+        dtype = np.dtype(self.index.dtype)
+        return np.frombuffer(self._bytes(first * dtype.itemsize, stop * dtype.itemsize), dtype).astype(np.int32)
+
+    def _bytes(self, first: int, stop: int) -> bytes:
+        data = b""
+        while len(data) < stop - first:  # the system reads at most 2 GiB at once
+            more = os.pread(self._handle, stop - first - len(data), first + len(data))
+            if not more:
+                raise UserError(f"{self.directory}/tokens.bin ended early, at byte {first + len(data)}; restore it")
+            data += more
+        return data
+
+    @cached_property
+    def _handle(self) -> int:
+        return os.open(self.directory / "tokens.bin", os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if "_handle" in self.__dict__:
+            os.close(self._handle)
 
     def counted(self, first: int, stop: int) -> np.ndarray | None:
         return None

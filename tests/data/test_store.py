@@ -134,3 +134,13 @@ def test_a_store_offers_what_every_source_of_tokens_does(tmp_path):
     changed = [*docs[:-1], Document(docs[-1].name, docs[-1].text[::-1])]
     assert make_store(tmp_path / "other", docs).fingerprint == made.fingerprint
     assert make_store(tmp_path / "changed", changed).fingerprint != made.fingerprint
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_an_error_and_no_crash(tmp_path):
+    made = make_store(tmp_path)
+    whole = made.read(0, len(made))
+    with open(made.directory / "tokens.bin", "r+b") as file:
+        file.truncate(100)
+    np.testing.assert_array_equal(made.read(0, 50), whole[:50])
+    with pytest.raises(UserError, match=r"tokens\.bin ended early, at byte 100; restore it"):
+        made.read(40, 60)
