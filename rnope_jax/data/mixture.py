@@ -76,6 +76,8 @@ class Mixture:
 
     def row(self, number: int) -> tuple[int, int]:
         """Row `number` of the stage, counted from 0: its source, and which of its rows it is."""
+        if len(self.sources) == 1:
+            return 0, self._shuffled(0, number)
         for source, share in enumerate(self._of_rest):
             taken, after = _taken(number, share), _taken(number + 1, share)
             if after > taken:

@@ -96,6 +96,7 @@ class PackedRows(ABC):
     def __init__(self, documents: Documents, length: int, sequence: int | None = None):
         self.documents, self.store = documents, documents.store
         self.length, self.sequence = length, sequence or length
+        self._counting = np.arange(length + 1, dtype=np.int32)
 
     @abstractmethod
     def __len__(self) -> int:
@@ -132,11 +133,11 @@ class PackedRows(ABC):
           UserError: if the tokens cannot be read.
         """
         first, size, _, continues = self.pieces(index)
-        stops = np.cumsum(size)
+        stops = size.cumsum()
         used = int(stops[-1])
         row.loss_mask[:used] = 1
         # Pieces that follow each other in the store are read together.
-        breaks = np.flatnonzero(first[1:] != first[:-1] + size[:-1])
+        breaks = (first[1:] != first[:-1] + size[:-1]).nonzero()[0]
         begin = 0
         for last in [*breaks.tolist(), len(first) - 1]:
             stop = int(stops[last])
@@ -144,8 +145,11 @@ class PackedRows(ABC):
             self._read(source, begin, stop, row)
             begin = stop
         row.loss_mask[stops[~continues] - 1] = 0
-        row.positions[:used] = np.arange(used, dtype=np.int32) - np.repeat(stops - size, size)
-        row.segment_ids[:used] = np.repeat(np.arange(1, len(size) + 1, dtype=np.int32), size)
+        row.positions[:used] = self._counting[:used]
+        row.segment_ids[:used] = 1
+        if len(size) > 1:
+            row.positions[:used] -= (stops - size).astype(np.int32).repeat(size)
+            row.segment_ids[:used] = self._counting[1 : len(size) + 1].repeat(size)
 
     def _read(self, source: int, begin: int, stop: int, row: Batch) -> None:
         """Fills places `begin` to `stop` of a row with what stands at `source` in the store."""
@@ -194,19 +198,24 @@ class ConcatRows(PackedRows):
         at, total = self.documents.at, self.documents.tokens
         begin = index * self.length
         stop = min(begin + self.length, total - 1)
-        low = int(np.searchsorted(at, begin, side="right")) - 1
-        high = int(np.searchsorted(at, stop, side="left"))
+        low = int(at.searchsorted(begin, side="right")) - 1
+        high = int(at.searchsorted(stop, side="left"))
         cuts = at[low + 1 : high]
         place = np.arange(low, high)
-        ends = np.append(at[low + 1 : high + 1], total)[: high - low]
+        ends = at[low + 1 : high + 1]
+        if high == len(at):
+            ends = np.append(ends, total)
         if self.sequence < self.length:
             cuts = np.union1d(cuts, np.arange(begin + self.sequence, stop, self.sequence))
         bounds = np.concatenate(([begin], cuts, [stop]))
+        starts = bounds[:-1]
         if self.sequence < self.length:
-            place = np.searchsorted(at, bounds[:-1], side="right") - 1
+            place = at.searchsorted(starts, side="right") - 1
             ends = ends[place - low]
-        first = self.documents.first[place] + (bounds[:-1] - at[place])
-        return Pieces(first, np.diff(bounds), self.documents.numbers(place), bounds[1:] < ends)
+        first = starts
+        if self.documents.number is not None:
+            first = self.documents.first[place] + (starts - at[place])
+        return Pieces(first, bounds[1:] - starts, self.documents.numbers(place), bounds[1:] < ends)
 
 
 class BestFitRows(PackedRows):
