@@ -18,7 +18,7 @@ class DataConfig(Schema):
     """Text and how it becomes tokens."""
 
     corpus: tuple[str, ...] = (STDLIB,)
-    """Text files and directories; "stdlib" stands for the sources of the running Python's standard library."""
+    """Text, records, prepared data, token files; "stdlib" stands for the running Python's standard library."""
     suffixes: tuple[str, ...] = (".txt", ".md", ".rst", ".py")
     """Files taken from directories, by the end of their names."""
     tokenizer: str | None = None

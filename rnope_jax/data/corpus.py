@@ -33,7 +33,7 @@ from rnope_jax.data.entries import Entries
 from rnope_jax.data.formats import is_plain_text
 from rnope_jax.data.held_out import is_held_out, split, text_bytes
 from rnope_jax.data.mixture import Mixture
-from rnope_jax.data.prepared import PreparedTokens, is_prepared
+from rnope_jax.data.prepared import INDEX, PreparedTokens, is_prepared
 from rnope_jax.data.store import Tokens, TokenStore
 from rnope_jax.data.tokenizer import Tokenizer
 from rnope_jax.data.views import Selected, joined
@@ -275,7 +275,7 @@ def _chosen(config: Config, found: Sequence[Entries]) -> Tokenizer | None:
 
 def _check_tokenizers(entries: Entries, chosen: Tokenizer) -> None:
     for directory in entries.tokenizers():
-        if PreparedTokens(directory.parent).tokenizer != chosen.fingerprint:
+        if seal.read(directory.parent / INDEX)["tokenizer"] != chosen.fingerprint:
             raise UserError(
                 f"data.tokenizer: {directory.parent} was prepared with another tokenizer than that of the run; set "
                 f"data.tokenizer to {directory}, or prepare the data again with yours"

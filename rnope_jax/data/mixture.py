@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from grain.experimental import index_shuffle
 
 from rnope_jax.config import SourceConfig, StageConfig
 from rnope_jax.data.packing import Batch, Documents, PackedRows, empty_batch, pack
@@ -145,7 +144,10 @@ class Mixture:
         seed = _seed(*self._seed, source, epoch)
         if rows <= _FEW_ROWS:
             return int(_order(seed, rows)[index])
-        return index_shuffle(index, max_index=rows - 1, seed=seed, rounds=_ROUNDS)
+        # Imported late: Grain brings jax, which processes that only prepare data need not load.
+        from grain.experimental import index_shuffle
+
+        return int(index_shuffle(index, max_index=rows - 1, seed=seed, rounds=_ROUNDS))
 
 
 def _rows(stage: StageConfig, source: SourceConfig, store: Tokens) -> PackedRows:

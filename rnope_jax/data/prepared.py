@@ -78,11 +78,6 @@ class PreparedTokens:
     def where(self) -> str:
         return str(self.directory)
 
-    @property
-    def tokenizer(self) -> str:
-        """Checksum of the tokenizer; it lies in DIRECTORY/tokenizer."""
-        return str(self.index["tokenizer"])
-
     def read(self, first: int, stop: int) -> np.ndarray:
         number = bisect_right(self._places, first) - 1
         if stop <= self._places[min(number + 1, len(self._shards))]:  # nearly always

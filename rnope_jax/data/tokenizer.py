@@ -49,7 +49,7 @@ class Tokenizer:
             )
         return number
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Number of token ids, special tokens included."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1

@@ -65,6 +65,8 @@ def test_a_flipped_bit_is_noticed_where_it_is_and_nowhere_else(tmp_path, place):
         shard.read(0, shard.count)
     other = (token + BLOCK) % shard.count
     assert shard.read(other, other + 1) == NUMBERS[other]
+    with pytest.raises(UserError, match="damaged"):  # that one block is sound says nothing of another
+        shard.read(token, token + 1)
 
 
 def test_other_checksums_are_refused(tmp_path):

@@ -75,6 +75,7 @@ def test_what_cannot_be_read_of_a_damaged_file_is_counted(tmp_path):
     items = read(path)
     assert texts(items) == found[:10] + found[20:]
     assert [item.value.count for item in items if bad(item)] == [10]
+    assert items[-1].number == 40
 
 
 @pytest.mark.parametrize("target", [1, 1000, 1 << 30])
