@@ -111,20 +111,22 @@ class PreparedTokens:
     def name(self, document: int) -> str:
         number = bisect_right(self._first_documents, document) - 1
         item = self._parts[number]
-        found = self._documents(number)[document - self._first_documents[number]]
+        (found,) = self._documents(number, document - self._first_documents[number], 1)
         file, before = item["spans"][int(found["span"])]
         path, record = self.index["inputs"][file], int(found["record"])
         return f"{path}:{record + before}" if record else str(path)
 
     def digests(self) -> np.ndarray:
         """A number for the contents of each document, uint64 [documents]."""
-        return np.concatenate([self._documents(i)["digest"] for i in range(len(self._parts))])
+        return np.concatenate(
+            [self._documents(number, 0, item["documents"])["digest"] for number, item in enumerate(self._parts)]
+        )
 
-    def _documents(self, number: int) -> np.ndarray:
-        item = self._parts[number]
-        found = part.documents(self.directory / "parts" / item["name"])
-        if len(found) != item["documents"]:
-            raise UserError(f"{self.directory}/parts/{item['name']}/documents.bin has {len(found)} documents")
+    def _documents(self, number: int, first: int, count: int) -> np.ndarray:
+        path = self.directory / "parts" / self._parts[number]["name"] / "documents.bin"
+        found = np.fromfile(path, part.DOCUMENT, count, offset=first * part.DOCUMENT.itemsize)
+        if len(found) != count:
+            raise UserError(f"{path} is cut short; restore it, or have the data prepared again")
         return found
 
     @property
