@@ -27,7 +27,7 @@ import numpy as np
 
 from rnope_jax.config import Config
 from rnope_jax.data import entries as entries_of
-from rnope_jax.data import fingerprint, preparing, seal, sources, store, token_files, tokenizer
+from rnope_jax.data import preparing, seal, sources, store, token_files, tokenizer
 from rnope_jax.data.digests import digest
 from rnope_jax.data.entries import Entries
 from rnope_jax.data.formats import is_plain_text
@@ -54,14 +54,12 @@ class Corpus:
     """One per stage."""
     held_out: Tokens
     """Of data.corpus."""
-    tokenizer_sha256: str
-    """Of its file."""
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """What decides every token that the run reads, for JSON."""
         return {
-            "tokenizer": self.tokenizer_sha256,
+            "tokenizer": self.tokenizer.fingerprint,
             "stages": {mixture.stage.name: mixture.fingerprint() for mixture in self.train},
             "held_out": self.held_out.fingerprint,
         }
@@ -108,8 +106,7 @@ def prepare(config: Config, run: Path, report: Callable[[str], None] = print) ->
         Mixture(stage, [made[source.corpus or config.data.corpus][0] for source in stage.sources], (config.seed, index))
         for index, stage in enumerate(config.stages)
     )
-    held_out = made[config.data.corpus][1]
-    return Corpus(making.tokenizer, train, held_out, fingerprint.of_tokenizer(run / "tokenizer"))
+    return Corpus(making.tokenizer, train, made[config.data.corpus][1])
 
 
 class _Making:

@@ -5,10 +5,8 @@ hash to, and what the tokenizer hashes to. It is written into every checkpoint; 
 is in the configuration, which is compared as well.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from rnope_jax.errors import UserError
@@ -19,11 +17,6 @@ _NAMED = 6
 
 #: Characters of a hash that a message shows.
 _SHOWN = 12
-
-
-def of_tokenizer(directory: Path) -> str:
-    """The sha256 of a tokenizer."""
-    return hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()
 
 
 def check_same(
