@@ -154,6 +154,11 @@ def _make(job: _Job, made_with: Tokenizer, count: Callable[[int], None]) -> None
                     f"another process prepares {job.directory.parent.parent}; wait for it, or give each one a --job"
                 ) from error
             time.sleep(_LOOK)
+        except OSError as error:
+            raise UserError(
+                f"{job.directory} cannot be written: {error.strerror or error}; what is done is kept, and the same command "
+                "goes on from there"
+            ) from error
 
 
 #: What a worker process holds.

@@ -1,5 +1,6 @@
 """Preparing as a whole: the same result however it is done, nothing lost, nothing taken that is not right."""
 
+import errno
 import fcntl
 import gzip
 import json
@@ -17,6 +18,7 @@ import pytest
 from rnope_jax.data import preparing, seal, tokenizer
 from rnope_jax.data.prepared import PreparedTokens
 from rnope_jax.data.preparing import Job, Options, Tolerance, part
+from rnope_jax.data.shards import ShardWriter
 from rnope_jax.errors import UserError
 from tests.data.corpora import small_tokenizer, texts
 from tests.data.preparing.corpora import documents, expected, prepared, tree, write_lines
@@ -110,6 +112,23 @@ def test_an_interrupted_part_leaves_nothing_under_its_name(corpus, tmp_path, mon
         prepare(corpus, tmp_path / "out")
     assert list((tmp_path / "out" / "parts").iterdir()) == []
     monkeypatch.undo()
+    prepare(corpus, tmp_path / "out")
+    prepare(corpus, tmp_path / "whole")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_full_disk_ends_the_work_with_a_message_and_it_goes_on_later(corpus, tmp_path, monkeypatch):
+    def fails(self, values):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write = ShardWriter.write
+    prepare(corpus, tmp_path / "out", job=Job(0, 2))
+    monkeypatch.setattr(ShardWriter, "write", fails)
+    with pytest.raises(
+        UserError, match=r"parts/000001 cannot be written: No space left on device; what is done is kept"
+    ):
+        prepare(corpus, tmp_path / "out")
+    monkeypatch.setattr(ShardWriter, "write", write)
     prepare(corpus, tmp_path / "out")
     prepare(corpus, tmp_path / "whole")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
