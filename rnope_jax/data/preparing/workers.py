@@ -156,8 +156,8 @@ def _make(job: _Job, made_with: Tokenizer, count: Callable[[int], None]) -> None
             time.sleep(_LOOK)
         except OSError as error:
             raise UserError(
-                f"{job.directory} cannot be written: {error.strerror or error}; what is done is kept, and the same command "
-                "goes on from there"
+                f"{job.directory} cannot be written: {error.strerror or error}; what is done is kept, and the same "
+                "command goes on from there"
             ) from error
 
 
