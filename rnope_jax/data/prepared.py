@@ -79,8 +79,10 @@ class PreparedTokens:
         return str(self.directory)
 
     def read(self, first: int, stop: int) -> np.ndarray:
+        if first >= stop:
+            return np.zeros(0, np.int32)
         number = bisect_right(self._places, first) - 1
-        if stop <= self._places[min(number + 1, len(self._shards))]:  # nearly always
+        if stop <= self._places[number + 1]:  # nearly always
             place = self._places[number]
             return self._shards[number].read(first - place, stop - place).astype(np.int32)
         return np.concatenate([shard.read(a, b) for shard, _, a, b in self._pieces(first, stop)]).astype(np.int32)

@@ -18,6 +18,8 @@ from rnope_jax.data.tokenizer import Tokenizer
 from rnope_jax.errors import UserError
 from rnope_jax.files import write_text
 
+_PLAN = "plan.json"
+
 #: What a process that was killed may have left where nothing is begun yet.
 _LEFT = {"tokenizer", ".tokenizer.partial", ".plan.json.partial"}
 
@@ -74,6 +76,8 @@ def prepare(
     for path in paths:
         if Path(path).is_dir() and out.resolve().is_relative_to(Path(path).resolve()):
             raise UserError(f"{out} lies within {path}, which is read; choose a place outside of it")
+        if (Path(path) / _PLAN).is_file():
+            raise UserError(f"{path} is prepared already; give it as data.corpus")
     wanted = _begin(out, plan.make(paths, options, made_with.fingerprint), made_with)
     if (out / "index.json").exists():
         return seal.read(out / "index.json")
@@ -93,7 +97,7 @@ def merge(out: Path, tolerance: Tolerance = NONE) -> dict[str, Any]:
         return seal.read(out / "index.json")
     wanted = _read_plan(out)
     if wanted is None:
-        raise UserError(f"{out} holds no plan.json: `rnope prepare INPUT... {out}` begins the work")
+        raise UserError(f"{out} holds no {_PLAN}: `rnope prepare INPUT... {out}` begins the work")
     missing = [number for number in range(len(wanted.units)) if not part.path(out, number).exists()]
     if missing:
         raise UserError(
@@ -116,7 +120,7 @@ def _begin(out: Path, wanted: Plan, made_with: Tokenizer) -> Plan:
                 made_with.save(out / "tokenizer")
             if tokenizer.load(out / "tokenizer").fingerprint != wanted.tokenizer:
                 raise UserError(f"{out}/tokenizer is another tokenizer; choose a directory that is not there yet")
-            write_text(out / "plan.json", json.dumps(wanted.to_json()) + "\n")
+            write_text(out / _PLAN, json.dumps(wanted.to_json()) + "\n")
             return wanted
     if (difference := found.difference(wanted)) is not None:
         raise UserError(f"{out} was begun with something else: {difference}; choose another directory, or delete it")
@@ -125,11 +129,11 @@ def _begin(out: Path, wanted: Plan, made_with: Tokenizer) -> Plan:
 
 def _read_plan(out: Path) -> Plan | None:
     try:
-        return plan.from_json(json.loads((out / "plan.json").read_text()))
+        return plan.from_json(json.loads((out / _PLAN).read_text()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{out}/plan.json cannot be read ({error}); choose another directory") from error
+        raise UserError(f"{out}/{_PLAN} cannot be read ({error}); choose another directory") from error
 
 
 @contextlib.contextmanager

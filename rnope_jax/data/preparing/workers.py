@@ -72,6 +72,7 @@ class Work:
         for number in todo:
             _make(self._job(number), made_with, self._count)
             self._finished(number)
+            self._tell()
 
     def _job(self, number: int) -> "_Job":
         allowed = self.tolerance.number

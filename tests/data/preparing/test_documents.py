@@ -51,6 +51,7 @@ def test_a_document_longer_than_a_shard_lies_in_several(tmp_path):
     assert documents(made) == expected(found)
     assert len(list((tmp_path / "out").rglob("tokens-*.bin"))) == -(-len(made) // 16)
     whole = made.read(0, len(made))
+    assert made.read(16, 16).tolist() == made.read(len(made), len(made)).tolist() == []
     for first in range(0, len(made), 13):
         np.testing.assert_array_equal(made.read(first, min(first + 40, len(made))), whole[first : first + 40])
 

@@ -191,6 +191,9 @@ def test_places_that_hold_something_else_are_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="holds something else"):
         prepare(corpus, tmp_path / "other")
     assert os.listdir(tmp_path / "other") == ["precious"]
+    prepare(corpus, tmp_path / "done", Options())
+    with pytest.raises(UserError, match=r"done is prepared already; give it as data\.corpus"):
+        prepare(str(tmp_path / "done"), tmp_path / "out")
     with pytest.raises(UserError, match="nowhere does not exist"):
         prepare("nowhere", tmp_path / "out")
     with pytest.raises(UserError, match=r"no files found; directories are searched for .*\.parquet"):
