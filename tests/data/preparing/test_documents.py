@@ -8,6 +8,7 @@ import tokenizers
 
 from rnope_jax.data import Tokenizer, tokenizer
 from rnope_jax.data.formats import Limits
+from rnope_jax.data.preparing import part
 from rnope_jax.data.preparing.examples import template
 from rnope_jax.data.preparing.part import _encodable
 from tests.data.corpora import small_tokenizer, texts
@@ -78,6 +79,16 @@ def test_only_responses_count(tmp_path):
     assert [made_with.decode(part) for part in split(chat, end)] == list(said)
     assert counted(made, 2) == [*made_with.encode("light"), end, *made_with.encode("zero über"), end]
     assert made.text_bytes == len("stone\n" + "light" + "light" + "zero über") + 1
+
+
+def test_documents_before_the_first_prompt_count_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(part, "_PIECES", 3)  # the prompt comes long after the first tokens were written
+    records = [*({"text": text} for text in texts(20)), {"prompt": "river", "response": "stone"}, {"text": "light"}]
+    made = prepared(tmp_path / "out", write_lines(tmp_path / "a.jsonl", records), shard_tokens=50)
+    found = documents(made)
+    assert found[:20] == expected(texts(20))
+    assert [counted(made, number) for number in (*range(20), 21)] == [*found[:20], found[21]]
+    assert counted(made, 20) == [*small_tokenizer().encode("stone"), small_tokenizer().eos_id]
 
 
 def split(tokens, end):
