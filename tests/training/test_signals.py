@@ -178,14 +178,16 @@ def test_a_stop_while_a_batch_is_waited_for(config, unbroken, blocked, monkeypat
     sound = Mixture.batch
 
     def batch(self, step, wanted=None):
-        if step == 4:
+        if step == 2:
+            while '"step": 1, "stage"' not in (config.directory / "metrics.jsonl").read_text():
+                time.sleep(0.01)  # reported when the second step is under way, and this one is waited for
             blocked()
         return sound(self, step, wanted)
 
     with monkeypatch.context() as patch:
         patch.setattr(Mixture, "batch", batch)
         result = stopped_in(config)
-    assert result.trainer.checkpoints.steps()[-1] == 4
+    assert result.trainer.checkpoints.steps()[-1] == 2
     finish(config, unbroken)
 
 
