@@ -37,14 +37,17 @@ def main() -> None:
     metrics.check(config.logging)
 
     with processes.open_run_together(config) as run, stop_on_signals() as stop, jax.set_mesh(mesh):
-        # With what: text becomes tokens once; they stay with the run.
-        corpus = processes.first_then_all("data prepared", lambda: data.prepare(config, run.path))
-        processes.first_then_all("run recorded", lambda: run.record(config))
-        opening(config, mesh)
+        with stop.at_once():
+            # With what: text becomes tokens once; they stay with the run.
+            corpus = processes.first_then_all("data prepared", lambda: data.prepare(config, run.path))
+            processes.first_then_all("run recorded", lambda: run.record(config))
+            opening(config, mesh, corpus)
 
-        # From where: the newest checkpoint, the weights of another model, or the beginning.
-        checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
-        state = restore_or_init(config, mesh, checkpoints)
+            # From where: the newest checkpoint, the weights of another model, or the beginning.
+            checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
+            state = restore_or_init(config, mesh, checkpoints, corpus.fingerprint)
+            if processes.is_first():
+                run.record_data(corpus.fingerprint)
         reporter = Reporter(run, config.logging, int(state.step), config.total_steps)
 
         # Train, stage by stage: each has its own length, batch, schedule and RoPE base.

@@ -11,7 +11,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
-_PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "torch", "transformers")
+_PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "tokenizers", "torch", "transformers")
 
 
 def record(name: str, found: dict[str, Any]) -> Path:

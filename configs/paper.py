@@ -21,6 +21,7 @@ from rnope_jax.config import (
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
+    SourceConfig,
     StageConfig,
 )
 
@@ -93,13 +94,18 @@ def _paper(variant: Variant) -> Config:
                 name="sft",
                 # Not given: 0.5B tokens, and the final rate of pretraining.
                 steps=1000,
-                # Known: rows of 8,192 and of 65,536 tokens, 3 : 1, in batches of 0.5M tokens. Here all
-                # rows have the longer length and shorter documents are packed into them.
+                # Known: sequences of 8,192 and of 65,536 tokens, 3 : 1, in batches of 0.5M tokens. The ratio is
+                # read as one of tokens: six rows of a batch hold short sequences, two hold long ones.
                 sequence_length=65_536,
                 batch_size=8,
+                mixture=(
+                    SourceConfig(
+                        name="short", weight=3, corpus=("data/sft_short",), packing="best_fit", sequence_length=8192
+                    ),
+                    SourceConfig(name="long", weight=1, corpus=("data/sft_long",), packing="best_fit"),
+                ),
                 schedule=ScheduleConfig(peak=3.5e-4, warmup_steps=50, final_fraction=0.1),
                 rope_theta=variant.sft_theta,
-                corpus=("data/sft",),
             ),
         ),
         data=DataConfig(corpus=("data/corpus",), tokenizer="data/tokenizer/tokenizer.json"),

@@ -1,4 +1,4 @@
-"""Errors that a user can mend."""
+"""Errors that a user can mend, and the wish to stop."""
 
 
 class UserError(Exception):
@@ -10,3 +10,10 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """A configuration value that cannot be honoured."""
+
+
+class Stopped(BaseException):
+    """Somebody asked the program to end while there was nothing to save.
+
+    Not an Exception: nothing that handles errors on the way may take it for one.
+    """

@@ -1,6 +1,7 @@
 """The run directory: configuration, tokenizer, data, checkpoints, metrics and figures of one run.
 
 RUN/config.json     the resolved configuration
+RUN/data.json       the fingerprint of what is trained on
 RUN/tokenizer/      tokenizer.json, tokenizer_config.json
 RUN/data/           token stores
 RUN/checkpoints/    one directory per step
@@ -14,11 +15,13 @@ RUN/samples.txt     continuations made at the end
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rnope_jax.config import Config
 from rnope_jax.errors import ConfigError, UserError
@@ -49,6 +52,7 @@ class Run:
     def __init__(self, path: Path):
         self.path = path
         self.config_file = path / "config.json"
+        self.data_file = path / "data.json"
         self.tokenizer = path / "tokenizer"
         self.checkpoints = path / "checkpoints"
         self.imported = path / "imported"
@@ -61,6 +65,10 @@ class Run:
     def record(self, config: Config) -> None:
         """Writes the configuration: from now on the directory is a run of it."""
         write_text(self.config_file, config.to_json())
+
+    def record_data(self, fingerprint: Mapping[str, Any]) -> None:
+        """Writes what the run is trained on."""
+        write_text(self.data_file, json.dumps(fingerprint, indent=2) + "\n")
 
     @property
     def has_checkpoint(self) -> bool:

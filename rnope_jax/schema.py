@@ -32,7 +32,7 @@ class Schema:
             field, _, rest = name.partition(".")
             value = getattr(self, field)
             for part in rest.split(".") if rest else ():
-                value = getattr(value, part)
+                value = value[int(part)] if isinstance(value, tuple) else getattr(value, part)
             raise ConfigError(f"{self.path()}.{name} = {value!r}: {message}")
 
     def path(self) -> str:

@@ -135,7 +135,10 @@ class Checkpoints:
         self._guarded(self._orbax.close)
 
     def restore(
-        self, abstract: Mapping[str, Any], report: Callable[[str], None] = print
+        self,
+        abstract: Mapping[str, Any],
+        report: Callable[[str], None] = print,
+        admit: Callable[[Mapping[str, Any]], None] = lambda about: None,
     ) -> tuple[int, dict[str, Any]] | None:
         """The newest checkpoint that is whole: its step and its state; None if there is no checkpoint.
 
@@ -146,6 +149,7 @@ class Checkpoints:
         Args:
           abstract: shapes, types and shardings of the state; any mesh will do.
           report: told of checkpoints that are set aside or cannot be verified.
+          admit: given what the chosen checkpoint says about itself before its state is loaded; raises to refuse it.
 
         Raises:
           UserError: if there are checkpoints and none can be read, or the newest that is whole holds another
@@ -157,6 +161,7 @@ class Checkpoints:
             return None
         self._orbax.reload()
         self._newest = None  # what was saved after it may be saved again
+        admit(self._reading(step, lambda: self._orbax.load_checkpointables(step, {"about": None})["about"]))
         return step, self._load(step, abstract)
 
     def _choose(self, abstract: Mapping[str, Any], report: Callable[[str], None]) -> int:

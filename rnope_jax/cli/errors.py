@@ -8,10 +8,16 @@ from collections.abc import Callable
 def exit_code(command: Callable[[], int | None]) -> int:
     """Runs a command; a mistake of the user gives one message and code 2, never a traceback."""
     # Imported late: `--help` need not wait for it.
-    from rnope_jax.errors import UserError
+    from rnope_jax.errors import Stopped, UserError
 
     try:
-        return command() or 0
+        code = command() or 0
+        if not _abandoned():
+            return code
+        _leave_at_once(code)
+    except Stopped:
+        print("stopped; there was nothing to save, and the same command goes on from where this one began")
+        _leave_at_once(0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -25,14 +31,21 @@ def exit_code(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    _leave_at_once()
+    # One process of several would wait for the others at an ordinary exit, who wait for it.
+    jax = sys.modules.get("jax")
+    if _abandoned() or (jax is not None and jax.distributed.is_initialized()):
+        _leave_at_once(2)
     return 2
 
 
-def _leave_at_once() -> None:
-    """Ends one process of several: at an ordinary exit it would wait for the others, who wait for it."""
-    jax = sys.modules.get("jax")
-    if jax is not None and jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(2)
+def _abandoned() -> bool:
+    """Whether a thread is at work that nobody waits for."""
+    signals = sys.modules.get("rnope_jax.training.signals")
+    return signals is not None and signals.abandoned()
+
+
+def _leave_at_once(code: int) -> None:
+    """Ends the process without waiting for any thread."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

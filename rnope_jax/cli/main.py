@@ -13,11 +13,13 @@ from rnope_jax.cli.exchange import export, import_
 from rnope_jax.cli.generate import generate
 from rnope_jax.cli.launch import launch
 from rnope_jax.cli.plan import Options, plan
+from rnope_jax.cli.prepare import prepare
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `rnope SUBCOMMAND ...` and exits."""
     commands: dict[str, Callable[..., Any]] = {
+        "prepare": prepare,
         "generate": generate,
         "describe": describe,
         "export": export,
@@ -27,7 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "checkpoints": checkpoints,
     }
     args = list(sys.argv[1:] if arguments is None else arguments)
-    description = "Plan, sample from, look into and exchange RNoPE-SWA models. Training is `python train.py CONFIG`."
+    description = (
+        "Prepare data, plan, sample from, look into and exchange RNoPE-SWA models. "
+        "Training is `python train.py CONFIG`."
+    )
     if args[:1] == ["plan"]:  # takes the fields of a configuration beside its own options
         sys.exit(exit_code(lambda: plan(args[1:])))
     sys.exit(

@@ -4,7 +4,7 @@
 return one; `rnope_jax.cli.config_file` loads them and applies overrides from the command line.
 """
 
-from rnope_jax.config.data import STDLIB, DataConfig
+from rnope_jax.config.data import STDLIB, DataConfig, SourceConfig
 from rnope_jax.config.model import ModelConfig
 from rnope_jax.config.run import Config
 from rnope_jax.config.training import (
@@ -30,5 +30,6 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "ScheduleConfig",
+    "SourceConfig",
     "StageConfig",
 ]

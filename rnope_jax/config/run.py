@@ -78,6 +78,12 @@ class Config(Schema):
         """The longest row of any stage: the context that the model was trained for."""
         return max(stage.sequence_length for stage in self.stages)
 
+    @property
+    def corpora(self) -> tuple[tuple[str, ...], ...]:
+        """Every corpus that is read; data.corpus, of which a part is held out, is the first."""
+        named = [source.corpus for stage in self.stages for source in stage.sources if source.corpus]
+        return tuple(dict.fromkeys([self.data.corpus, *named]))
+
     def first_step(self, index: int) -> int:
         """Steps taken before stage `index` begins."""
         return sum(stage.steps for stage in self.stages[:index])

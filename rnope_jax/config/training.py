@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from rnope_jax.config.data import Packing, SourceConfig
 from rnope_jax.schema import Problem, Schema
 
 
@@ -55,6 +56,10 @@ class StageConfig(Schema):
     """RoPE base of the RoPE layers from this stage on; None keeps the one before."""
     corpus: tuple[str, ...] = ()
     """Files and directories of this stage; empty takes data.corpus."""
+    packing: Packing = "concat"
+    """How documents fill rows: concat cuts their concatenation, best_fit keeps every start of a document, and pads."""
+    mixture: tuple[SourceConfig, ...] = ()
+    """Several sources with weights, instead of one corpus."""
 
     def path(self) -> str:
         return f"stages[{self.name!r}]"
@@ -69,6 +74,21 @@ class StageConfig(Schema):
             yield "schedule.warmup_steps", f"must not exceed the stage's steps = {self.steps}"
         if self.rope_theta is not None and self.rope_theta <= 0:
             yield "rope_theta", "must be positive, or None to keep the one before"
+        if self.mixture:
+            for name, default in (("corpus", ()), ("packing", "concat")):
+                if getattr(self, name) != default:
+                    yield name, "belongs to each source where there is a mixture; leave it out here"
+        names = [source.name for source in self.mixture]
+        if len(set(names)) < len(names):
+            yield "mixture", f"names must differ, got {names}"
+        for index, source in enumerate(self.mixture):
+            if source.sequence_length is not None and self.sequence_length % source.sequence_length:
+                yield f"mixture.{index}.sequence_length", f"must divide that of the stage, {self.sequence_length}"
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """What the stage is trained on: its mixture, or the one corpus."""
+        return self.mixture or (SourceConfig(name=self.name, corpus=self.corpus, packing=self.packing),)
 
     @property
     def tokens(self) -> int:

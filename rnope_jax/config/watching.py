@@ -38,6 +38,8 @@ class CheckpointConfig(Schema):
     """Newest checkpoints that are kept."""
     keep_every: int | None = None
     """Steps whose multiples are kept for ever; None keeps no others."""
+    accept_changed_data: bool = False
+    """Whether a run goes on where its data are not those of its checkpoint; otherwise it says what has changed."""
 
     def path(self) -> str:
         return "checkpoint"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnope_jax.config import STDLIB, DataConfig
+from rnope_jax.data.digests import digest
+from rnope_jax.data.formats import is_plain_text
 from rnope_jax.errors import UserError
 
 #: Folders of the standard library that hold no sources of its own, or only tests.
@@ -33,7 +35,7 @@ class Split:
     """Files of directories that are not UTF-8 text."""
 
 
-def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[Document] = ()) -> Split:
+def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[int] = ()) -> Split:
     """Reads a corpus and divides it by file; a corpus of one file is divided at a line of its text.
 
     Whether a file is held out depends on its name alone, so growing a corpus moves no file. A text
@@ -42,14 +44,16 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[D
     Args:
       corpus: files and directories.
       config: which files of directories are taken, and the share that is held out.
-      measured: documents that are held out elsewhere.
+      measured: digests of documents that are held out elsewhere.
 
     Raises:
       UserError: if an entry does not exist, cannot be read, or nothing is left to learn from.
     """
     check(corpus)
     documents, skipped = [], []
-    for name, path, listed in _files(corpus, config.suffixes):
+    for name, path, listed in files(corpus, config.suffixes):
+        if not is_plain_text(path):
+            continue
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -57,7 +61,7 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[D
                 raise UserError(
                     f"data.corpus: {path} is not UTF-8 text ({error.reason} at byte {error.start})"
                 ) from error
-            skipped.append(_printable(path))
+            skipped.append(printable(path))
             continue
         except OSError as error:
             raise UserError(f"data.corpus: cannot read {path}: {error.strerror}") from error
@@ -72,8 +76,8 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[D
         train, held_out = _divide_text(documents[0], config.held_out_fraction)
     else:
         train, held_out = _divide_files(documents, config.held_out_fraction)
-    kept_back = {document.text for document in (*held_out, *measured)}
-    train = [document for document in train if document.text not in kept_back]
+    kept_back = {*(digest(document.text) for document in held_out), *measured}
+    train = [document for document in train if digest(document.text) not in kept_back]
     if not train:
         raise UserError(f"data.corpus = {list(corpus)}: nothing is left to learn from, all of its text is held out")
     return Split(tuple(train), tuple(held_out), tuple(skipped))
@@ -90,7 +94,7 @@ def check(corpus: Sequence[str]) -> None:
             raise UserError(f"data.corpus: {entry} does not exist; give a text file, a directory or {STDLIB!r}")
 
 
-def _files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
+def files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:
     """Yields name, path and whether the file itself was listed, in an order that is always the same."""
     for entry in corpus:
         if entry == STDLIB:
@@ -98,15 +102,15 @@ def _files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str
             for path in sorted(root.rglob("*.py")):
                 relative = path.relative_to(root)
                 if not _NOT_STDLIB & set(relative.parts):
-                    yield _printable(relative), path, False
+                    yield printable(relative), path, False
             continue
         root = Path(entry).expanduser()
         if root.is_dir():
             for path in sorted(root.rglob("*")):
                 if path.is_file() and path.name.endswith(tuple(suffixes)):
-                    yield _printable(path.relative_to(root)), path, False
+                    yield printable(path.relative_to(root)), path, False
         else:
-            yield _printable(Path(root.name)), root, True
+            yield printable(Path(root.name)), root, True
 
 
 def _divide_files(documents: list[Document], fraction: float) -> tuple[list[Document], list[Document]]:
@@ -130,7 +134,7 @@ def _divide_text(document: Document, fraction: float) -> tuple[list[Document], l
     return [Document(document.name, text[:cut])], [Document(document.name, text[cut:])]
 
 
-def _printable(path: Path) -> str:
+def printable(path: Path) -> str:
     """A path as text; bytes of a name that is not UTF-8 are written as escapes."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 

@@ -1,7 +1,8 @@
-"""Token files: the documents of a corpus as one array of tokens on disk, with an index.
+"""Tokens on disk: what every source of them offers (`Tokens`), and the store that a run makes of its own text.
 
 STORE/tokens.bin    token ids, little endian, 16 or 32 bits; a document is BOS, its text, EOS
 STORE/starts.npy    where each document starts
+STORE/digests.npy   the digest of each document
 STORE/names.txt     name of each document, a line each
 STORE/index.json    counts, type, checksum
 """
@@ -10,13 +11,16 @@ import hashlib
 import io
 import json
 import lzma
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
+from rnope_jax.data.digests import digest
 from rnope_jax.data.sources import Document
 from rnope_jax.data.tokenizer import Tokenizer
 from rnope_jax.errors import UserError
@@ -27,6 +31,63 @@ _XZ_LIMIT = 64 << 20
 
 #: Documents that are tokenized together.
 _GROUP = 64
+
+
+class Tokens(Protocol):
+    """Documents one after the other as one long row of tokens, wherever and in however many files they lie.
+
+    Reading is cheap at any place; two objects of the same files give the same.
+    """
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """What to call it in messages: a path."""
+        ...
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each document starts, int64 [documents], ascending from 0; it ends where the next one starts."""
+        ...
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        """Tokens first to stop, int32 [stop - first].
+
+        Raises:
+          UserError: if the files do not hold what they held when they were made.
+        """
+        ...
+
+    def counted(self, first: int, stop: int) -> np.ndarray | None:
+        """Which tokens are to be predicted, bool [stop - first]; None where all are.
+
+        False for prompts of question and answer. A document's first token is never predicted, whatever this says.
+        """
+        ...
+
+    def name(self, document: int) -> str:
+        """Where a document comes from, such as "corpus/a.jsonl:17"."""
+        ...
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the tokens are, for JSON: `documents`, `tokens`, `files` (name to checksum) and, where it is known,
+        `tokenizer` (checksum). Equal where and only where the tokens are; where they differ, it says in what."""
+        ...
+
+    @property
+    def text_bytes(self) -> int | None:
+        """UTF-8 bytes of the text that the counted tokens stand for; None where it is not known."""
+        ...
+
+
+def predicted(tokens: Tokens) -> int:
+    """How many tokens are predicted: those that count, less the first of each document."""
+    flags = tokens.counted(0, len(tokens))
+    return len(tokens) - len(tokens.starts) if flags is None else int(flags.sum() - flags[tokens.starts].sum())
 
 
 @dataclass(frozen=True)
@@ -52,6 +113,7 @@ class TokenStore:
         try:
             self.index = Index(**json.loads((directory / "index.json").read_text()))
             self.starts = np.load(directory / "starts.npy", allow_pickle=False)
+            self._digests = np.load(directory / "digests.npy", allow_pickle=False)
             size = (directory / "tokens.bin").stat().st_size
         except (OSError, EOFError, ValueError, TypeError) as error:
             raise UserError(
@@ -70,9 +132,75 @@ class TokenStore:
         """All tokens, mapped from disk."""
         return np.memmap(self.directory / "tokens.bin", np.dtype(self.index.dtype), mode="r")
 
+    @property
+    def where(self) -> str:
+        return str(self.directory)
+
+    def digests(self) -> np.ndarray:
+        """Number for the contents of each document, uint64 [documents]."""
+        return self._digests
+
+    def verify(self) -> None:
+        """Compares the tokens with their checksum.
+
+        Raises:
+          UserError: if they are not those that were written.
+        """
+        with (self.directory / "tokens.bin").open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != self.index.sha256:
+            raise UserError(
+                f"{self.directory}/tokens.bin is damaged: its checksum is not the one it was written with; "
+                f"restore it, or delete {self.directory} to have it made again from the same text"
+            )
+
+    def read(self, first: int, stop: int) -> np.ndarray:
+        # Not through `tokens`: a mapped file that is cut short or out of reach kills the process that looks at it.
+        dtype = np.dtype(self.index.dtype)
+        return np.frombuffer(self._bytes(first * dtype.itemsize, stop * dtype.itemsize), dtype).astype(np.int32)
+
+    def _bytes(self, first: int, stop: int) -> bytes:
+        data = b""
+        while len(data) < stop - first:  # the system reads at most 2 GiB at once
+            more = os.pread(self._handle, stop - first - len(data), first + len(data))
+            if not more:
+                raise UserError(f"{self.directory}/tokens.bin ended early, at byte {first + len(data)}; restore it")
+            data += more
+        return data
+
+    @cached_property
+    def _handle(self) -> int:
+        return os.open(self.directory / "tokens.bin", os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if "_handle" in self.__dict__:
+            os.close(self._handle)
+
+    def counted(self, first: int, stop: int) -> np.ndarray | None:
+        return None
+
+    def name(self, document: int) -> str:
+        return self._names[document]
+
     def names(self) -> list[str]:
         """Name of each document."""
+        return list(self._names)
+
+    @cached_property
+    def _names(self) -> list[str]:
         return (self.directory / "names.txt").read_bytes().decode("utf-8").split("\n")[:-1]
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "documents": self.index.documents,
+            "tokens": self.index.tokens,
+            "files": {"tokens.bin": self.index.sha256},
+        }
+
+    @property
+    def text_bytes(self) -> int | None:
+        return self.index.text_bytes
 
 
 def write(
@@ -90,12 +218,16 @@ def write(
                     total += len(data)
                     checksum.update(data.tobytes())
                     file.write(data.tobytes())
-        names = "".join(document.name.replace("\n", " ") + "\n" for document in documents)
-        (target / "names.txt").write_text(names, encoding="utf-8")
-        # Through memory: on a full disk np.save raises an error that does not say so.
-        buffer = io.BytesIO()
-        np.save(buffer, np.array(starts, np.int64), allow_pickle=False)
-        (target / "starts.npy").write_bytes(buffer.getvalue())
+        listed = "".join(document.name.replace("\n", " ") + "\n" for document in documents)
+        (target / "names.txt").write_text(listed, encoding="utf-8")
+        for name, array in {
+            "starts": np.array(starts, np.int64),
+            "digests": np.array([digest(document.text) for document in documents], np.uint64),
+        }.items():
+            # Through memory: on a full disk np.save raises an error that does not say so.
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            (target / f"{name}.npy").write_bytes(buffer.getvalue())
         size = sum(len(document.text.encode()) for document in documents)
         index = Index(
             dtype=dtype.str,

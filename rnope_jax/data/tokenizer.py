@@ -1,8 +1,10 @@
 """Text to tokens and back: any `tokenizer.json`, or a byte-level BPE trained on the corpus."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -19,7 +21,7 @@ _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 #: Longest piece of text that is tokenized at once, in characters.
-_PIECE = 1 << 20
+PIECE = 1 << 20
 
 #: Tokens that are decoded again with the next one: a character has at most four bytes, and what a
 #: decoder leaves out at the start of a text must not be left out of its middle.
@@ -47,10 +49,19 @@ class Tokenizer:
             )
         return number
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Number of token ids, special tokens included."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Checksum of everything that decides which tokens a text becomes."""
+        rules = json.loads(self.backend.to_str())
+        for name in ("version", "truncation", "padding"):
+            rules.pop(name, None)
+        data = json.dumps([rules, self.bos_id, self.eos_id], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, without special tokens."""
@@ -58,10 +69,10 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """Tokens of each text, without special tokens; long texts are worked on in pieces."""
-        pieces = [list(_pieces(text)) for text in texts]
-        flat = [piece for parts in pieces for piece in parts]
+        parts_of = [list(pieces(text)) for text in texts]
+        flat = [piece for parts in parts_of for piece in parts]
         encoded = iter(self.backend.encode_batch_fast(flat, add_special_tokens=False))
-        for parts in pieces:
+        for parts in parts_of:
             yield [token for _ in parts for token in next(encoded).ids]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -147,7 +158,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=list(_SPECIAL), initial_alphabet=_ALPHABET, show_progress=False
     )
-    backend.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
+    backend.train_from_iterator((piece for text in texts for piece in pieces(text)), trainer)
     return Tokenizer(backend, BOS, EOS)
 
 
@@ -168,11 +179,16 @@ def _settled(text: str) -> int:
     return len(text) - text.endswith("\N{REPLACEMENT CHARACTER}")
 
 
-def _pieces(text: str) -> Iterator[str]:
+def pieces(text: str) -> Iterator[str]:
     """Cuts a long text after line breaks, so that memory stays bounded."""
     start = 0
-    while len(text) - start > _PIECE:
-        cut = text.rfind("\n", start, start + _PIECE) + 1 or start + _PIECE
-        yield text[start:cut]
-        start = cut
+    while len(text) - start > PIECE:
+        end = cut(text, start)
+        yield text[start:end]
+        start = end
     yield text[start:]
+
+
+def cut(text: str, start: int) -> int:
+    """Where a piece ends that begins at `start`, in a text that goes on for more than `PIECE` characters."""
+    return text.rfind("\n", start, start + PIECE) + 1 or start + PIECE

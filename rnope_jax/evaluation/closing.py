@@ -22,8 +22,8 @@ from rnope_jax.training.evaluation import xz_bits_per_byte
 from rnope_jax.training.state import TrainState
 
 
-def opening(config: Config, mesh: Mesh) -> None:
-    """Says what will be trained, where, and by which attention backend."""
+def opening(config: Config, mesh: Mesh, corpus: Corpus) -> None:
+    """Says what will be trained, where, by which attention backend, and on what."""
     if not processes.is_first():
         return
     device = mesh.devices.flat[0]
@@ -34,6 +34,9 @@ def opening(config: Config, mesh: Mesh) -> None:
         print(f"  {count} layers {kind}: {attention.choose(config.model.attention, kind.window)} attention")
     for stage in config.stages:
         print(f"  stage {stage.name}: {stage.steps:,} steps of {stage.batch_size} x {stage.sequence_length:,} tokens")
+    for mixture in corpus.train:
+        for line in mixture.report():
+            print(f"  {line}")
 
 
 def close_run(config: Config, run: Run, corpus: Corpus, trainer: Trainer, state: TrainState) -> None:

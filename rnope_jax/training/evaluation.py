@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from rnope_jax.data import Batch, TokenStore
+from rnope_jax.data import Batch, Tokens, TokenStore
+from rnope_jax.data.store import predicted
 from rnope_jax.model import Params
 from rnope_jax.training.step import EvaluationStep
 
@@ -24,7 +25,7 @@ def held_out_loss(
     step: EvaluationStep,
     params: Params,
     batches: Iterable[Batch],
-    store: TokenStore,
+    store: Tokens,
     stopping: Callable[[], bool] = lambda: False,
 ) -> HeldOutLoss | None:
     """Mean loss over batches of `store`, which are on the devices; None if `stopping` came true on the way.
@@ -38,12 +39,13 @@ def held_out_loss(
             return None
         sums = step(params, batch)
         nll, weight = nll + float(sums.nll), weight + float(sums.weight)
-    index = store.index
-    text_bytes = index.text_bytes * weight / (index.tokens - index.documents)
+    assert store.text_bytes is not None  # known of everything that is held out
+    text_bytes = store.text_bytes * weight / predicted(store)
     return HeldOutLoss(nll / weight, nll / math.log(2) / text_bytes, int(weight))
 
 
-def xz_bits_per_byte(store: TokenStore) -> float | None:
+def xz_bits_per_byte(store: Tokens) -> float | None:
     """What `xz -9` needs for the same text; None where it was not measured."""
-    index = store.index
-    return None if index.xz_bytes is None else 8 * index.xz_bytes / index.text_bytes
+    if not isinstance(store, TokenStore) or store.index.xz_bytes is None:
+        return None
+    return 8 * store.index.xz_bytes / store.index.text_bytes

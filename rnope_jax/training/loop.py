@@ -1,5 +1,8 @@
 """The training loop: keeps the devices busy while it reports, evaluates and saves."""
 
+import contextlib
+import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,9 +14,10 @@ from jax.sharding import Mesh
 from rnope_jax import __version__, flops
 from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.config import Config
-from rnope_jax.data import Batch, Corpus, documents_of_step, held_out_batches, training_batches
+from rnope_jax.data import Batch, Corpus, DataError, ReadAhead, held_out_batches, training_batches
 from rnope_jax.errors import UserError
 from rnope_jax.model import Params
+from rnope_jax.training.diagnosis import bad_gradients, first_bad
 from rnope_jax.training.evaluation import HeldOutLoss, held_out_loss
 from rnope_jax.training.metrics import Clock, Reporter, memory_gib
 from rnope_jax.training.signals import StopRequest
@@ -71,70 +75,103 @@ class Trainer:
     profile: Path
     clock: Clock = field(default_factory=Clock)
     interval: Interval = field(default_factory=Interval)
+    doubtful: bool = False
+    """Whether the last step was skipped."""
     evaluation_steps: dict[int, EvaluationStep] = field(default_factory=dict)
     """By stage: the closing evaluation runs what the stage has compiled."""
 
     def run_stage(self, index: int, state: TrainState) -> TrainState:
         """Trains to the end of a stage, or until a stop is requested; then the state is saved."""
-        config, stage, first = self.config, self.config.stages[index], self.config.first_step(index)
-        step, end = int(state.step), first + stage.steps
+        step, end = int(state.step), self.config.first_step(index + 1)
         if step >= end or self.stop:
             return state
-        rows = local_rows(self.mesh, stage.batch_size, stage.sequence_length)
-        batches = training_batches(self.corpus.train[index], stage, self._seed(index), step - first, rows)
         if step == 0:
             self._evaluate(index, state.params, step)
-        batch = next(batches)
-        train_step = self._compile(index, state, batch)
+        with contextlib.closing(self._batches(index, step)) as batches:
+            return self._train(index, state, batches)
+
+    def _train(self, index: int, state: TrainState, batches: ReadAhead) -> TrainState:
+        config, stage = self.config, self.config.stages[index]
+        step, end = int(state.step), config.first_step(index + 1)
+        batch = next(batches, None)
+        train_step = None if batch is None else self._compile(index, state, batch)
+        if train_step is None:
+            return state  # as it was found: there is a checkpoint of it, or it is the beginning
 
         pending: Pending | None = None
         profiled: int | None = None
         self.clock.resume()
-        while not self.stop:
-            if step == config.logging.profile_step:
-                jax.profiler.start_trace(str(self.profile))
-                profiled = min(step + _PROFILED, end)
-            state, metrics = train_step(state, to_devices(batch, self.mesh, stage.batch_size))
-            step += 1
-            work = flops.training_flops(config.model, flops.document_lengths(batch.segment_ids))
-            # This process's rows stand for those of the others.
-            share = stage.batch_size / len(batch.tokens)
-            running = Pending(step, metrics, stage.batch_size * stage.sequence_length, round(work * share))
-            # The devices are busy with this step while the metrics of the one before are read and
-            # the next batch is fetched.
+        try:
+            while batch is not None and not self.stop:
+                if step == config.logging.profile_step:
+                    jax.profiler.start_trace(str(self.profile))
+                    profiled = min(step + _PROFILED, end)
+                state, metrics = train_step(state, to_devices(batch, self.mesh, stage.batch_size))
+                step += 1
+                work = flops.training_flops(config.model, flops.document_lengths(batch.segment_ids))
+                # This process's rows stand for those of the others.
+                share = stage.batch_size / len(batch.tokens)
+                running = Pending(step, metrics, stage.batch_size * stage.sequence_length, round(work * share))
+                # The devices are busy with this step while the metrics of the one before are read and
+                # the next batch is fetched.
+                if pending is not None:
+                    self._settle(index, pending, state)
+                pending = running
+                if self.doubtful:
+                    # The state that comes out of it is the one to be looked at if it is skipped as well.
+                    self._settle(index, pending, state)
+                    pending = None
+                if step < end:
+                    with self.clock.wait():
+                        batch = next(batches, None)
+
+                if step == profiled:
+                    jax.block_until_ready(state)
+                    jax.profiler.stop_trace()
+
+                evaluate = step % config.evaluation.every == 0 and step < config.total_steps
+                save = step % config.checkpoint.every == 0 or step == end
+                if evaluate or save:
+                    if pending is not None:
+                        self._settle(index, pending, state)
+                    pending = None
+                    if evaluate:
+                        self._evaluate(index, state.params, step)
+                    if save:
+                        self.save(state, step)
+                    self.clock.resume()
+                if step == end:
+                    return state
+        except DataError as error:
+            if jax.process_count() > 1:  # a checkpoint needs them all, and the others know of nothing
+                raise
             if pending is not None:
-                self._settle(index, pending)
-            pending = running
-            if step < end:
-                with self.clock.wait():
-                    batch = next(batches)
-
-            if step == profiled:
-                jax.block_until_ready(state)
-                jax.profiler.stop_trace()
-
-            evaluate = step % config.evaluation.every == 0 and step < config.total_steps
-            save = step % config.checkpoint.every == 0 or step == end
-            if evaluate or save:
-                self._settle(index, pending)
-                pending = None
-                if evaluate:
-                    self._evaluate(index, state.params, step)
-                if save:
-                    self.save(state, step)
-                self.clock.resume()
-            if step == end:
-                return state
+                self._settle(index, pending, state)
+            self.save(state, step)
+            self.checkpoints.wait()
+            raise DataError(f"{error}.\nStep {step} was saved; the same command goes on from there") from error
         if pending is not None:
-            self._settle(index, pending)
+            self._settle(index, pending, state)
         self.save(state, step)
         return state
+
+    def _batches(self, index: int, step: int) -> ReadAhead:
+        stage = self.config.stages[index]
+        rows = local_rows(self.mesh, stage.batch_size, stage.sequence_length)
+        done = step - self.config.first_step(index)
+        return training_batches(self.corpus.train[index], done, rows, lambda: self.stop.alone)
 
     def save(self, state: TrainState, step: int) -> None:
         """Starts a checkpoint."""
         if step == 0:
             return
-        about = {"config": self.config.to_json(), "rnope_jax": __version__, "jax": jax.__version__, "step": step}
+        about = {
+            "config": self.config.to_json(),
+            "data": json.dumps(self.corpus.fingerprint),
+            "rnope_jax": __version__,
+            "jax": jax.__version__,
+            "step": step,
+        }
         self.checkpoints.save(step, state.to_dict(), about)
 
     def evaluate(self, state: TrainState) -> HeldOutLoss | None:
@@ -142,20 +179,21 @@ class Trainer:
         index = self.config.stage_at(int(state.step) - 1)
         return self._evaluate(index, state.params, int(state.step), final=True)
 
-    def _seed(self, index: int) -> int:
-        """Seed of the order of a stage's data; stages on the same corpus do not repeat each other's order."""
-        return self.config.seed + index
-
-    def _compile(self, index: int, state: TrainState, batch: Batch) -> Callable:
+    def _compile(self, index: int, state: TrainState, batch: Batch) -> Callable | None:
+        """The step of a stage; None if a stop was requested meanwhile."""
         began = time.perf_counter()
         step = make_train_step(self.config, index, self.mesh)
-        compiled = step.lower(state, to_devices(batch, self.mesh, self.config.stages[index].batch_size)).compile()
+        lowered = step.lower(state, to_devices(batch, self.mesh, self.config.stages[index].batch_size))
+        compiled = self.stop.unless(lowered.compile)
+        if compiled is None:
+            return None
         self.reporter.say(f"stage {self.config.stages[index].name}: compiled in {time.perf_counter() - began:.1f} s")
         return compiled
 
-    def _settle(self, index: int, pending: Pending) -> None:
+    def _settle(self, index: int, pending: Pending, state: TrainState) -> None:
         """Waits for a step, checks that it was sound, and reports if a report is due."""
         skipped = int(pending.metrics["skipped"])
+        self.doubtful = skipped > 0
         self.checkpoints.poll()
         seconds, waiting = self.clock.lap()
         total = self.interval
@@ -164,7 +202,7 @@ class Trainer:
         total.flops += pending.flops
         total.waiting += waiting
         if skipped:
-            self._skipped(index, pending, skipped)
+            self._skipped(index, pending, skipped, state.params)
         if pending.step % self.config.logging.every == 0 or pending.step == self.config.total_steps:
             self._report(index, pending)
             self.interval = Interval()
@@ -190,22 +228,25 @@ class Trainer:
         self.reporter.write(pending.step, **values)
         self.reporter.progress(pending.step, values)
 
-    def _skipped(self, index: int, pending: Pending, count: int) -> None:
+    def _skipped(self, index: int, pending: Pending, count: int, params: Params) -> None:
         """Tells of a step that was not applied; ends the run when too many were skipped in a row."""
-        metrics, stage = pending.metrics, self.config.stages[index]
-        bad = [name for name, finite in metrics["gradient_finite"].items() if not bool(finite)]
+        metrics = pending.metrics
+        bad = bad_gradients(self.config.model, metrics["gradient_finite"])
         loss, norm = float(metrics["loss"]), float(metrics["gradient_norm"])
-        cause = f"gradient not finite in {_some(bad)}" if bad else "a spike of the gradient norm"
+        sound = math.isfinite(loss) and math.isfinite(norm)
+        cause = "a spike of the gradient norm" if sound else f"loss or gradient not finite ({_some(bad)})"
         text = f"step {pending.step} skipped ({count} in a row): {cause}; loss {loss:.4g}, gradient norm {norm:.4g}"
         if count < self.config.optimizer.max_skipped:
             self.reporter.say(text)
             return
         self.checkpoints.wait()
-        local = pending.step - 1 - self.config.first_step(index)
-        documents = documents_of_step(self.corpus.train[index], stage, self._seed(index), local)
+        mixture, local = self.corpus.train[index], pending.step - 1 - self.config.first_step(index)
+        if not sound:
+            text += f".\n{first_bad(self.config, index, self.mesh, params, mixture.batch(local), bad)}"
         raise TrainingError(
-            f"{text}.\nIts batch holds {_some(documents)}.\nStopped because optimizer.max_skipped = {count}; the "
-            f"checkpoints {self.checkpoints.steps()} are sound. Look at the documents, or lower the learning rate"
+            f"{text}.\nIts batch holds {_some(mixture.documents(local))}.\nStopped because optimizer.max_skipped = "
+            f"{count}; the checkpoints {self.checkpoints.steps()} are sound. Look at the documents, or lower the "
+            "learning rate"
         )
 
     def _evaluate(
@@ -223,7 +264,12 @@ class Trainer:
         size, length = stage.batch_size // stage.accumulation, stage.sequence_length
         batches = held_out_batches(store, length, size, rows, local_rows(self.mesh, size, length))
         placed = (to_devices(batch, self.mesh, size) for batch in batches)
-        result = held_out_loss(self.evaluation_steps[index], params, placed, store, lambda: bool(self.stop))
+
+        def measure() -> HeldOutLoss | None:
+            with jax.set_mesh(self.mesh):  # which a thread does not inherit
+                return held_out_loss(self.evaluation_steps[index], params, placed, store, lambda: bool(self.stop))
+
+        result = self.stop.unless(measure)
         if result is not None:
             values = {"held_out_loss": result.nats_per_token, "held_out_bits_per_byte": result.bits_per_byte}
             self.reporter.write(step, **values, final=final)

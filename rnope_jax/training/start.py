@@ -1,8 +1,9 @@
 """What training starts from: a checkpoint of the run, the weights of another model, or chance."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 from rnope_jax import model
 from rnope_jax.checkpoint import Checkpoints, from_first, load_state
 from rnope_jax.config import Config, ModelConfig
+from rnope_jax.data.fingerprint import check_same
 from rnope_jax.errors import UserError
 from rnope_jax.interop import Source, open_source
 from rnope_jax.run import Run
@@ -34,14 +36,30 @@ def check_source(config: Config) -> None:
 
 
 def restore_or_init(
-    config: Config, mesh: Mesh, checkpoints: Checkpoints, report: Callable[[str], None] = print
+    config: Config,
+    mesh: Mesh,
+    checkpoints: Checkpoints,
+    data: Mapping[str, Any],
+    report: Callable[[str], None] = print,
 ) -> TrainState:
     """The state of the run's newest checkpoint; without one, that of `init.source`, or a random one.
 
+    Args:
+      config: of the run.
+      mesh: where the state goes.
+      checkpoints: of the run.
+      data: the fingerprint of what it is trained on.
+      report: told what is done.
+
     Raises:
-      UserError: if a checkpoint or the source cannot be read.
+      UserError: if a checkpoint or the source cannot be read, or the checkpoint was trained on other data.
     """
-    restored = checkpoints.restore(abstract_state(config, mesh).to_dict(), report)
+
+    def admit(about: Mapping[str, Any]) -> None:
+        accept = config.checkpoint.accept_changed_data
+        check_same(about.get("data"), data, int(about["step"]), accept=accept, report=report)
+
+    restored = checkpoints.restore(abstract_state(config, mesh).to_dict(), report, admit)
     if restored is not None:
         step, state = restored
         report(f"resuming after step {step}")

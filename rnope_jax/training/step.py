@@ -13,7 +13,7 @@ from rnope_jax import model
 from rnope_jax.attention.context import zigzag
 from rnope_jax.config import Config
 from rnope_jax.data import Batch
-from rnope_jax.model import Params
+from rnope_jax.model import Params, all_finite
 from rnope_jax.sharding import CONTEXT, constrain, sharding
 from rnope_jax.training.loss import LossSums, batch_loss
 from rnope_jax.training.optimizer import clip
@@ -101,8 +101,8 @@ def make_train_step(config: Config, stage_index: int, mesh: Mesh) -> TrainStep:
             "learning_rate": rate,
             "tokens": sums.weight,
             "skipped": health.skipped,
-            # Tells which tensors are to blame when a step is not finite.
-            "gradient_finite": {name: jnp.isfinite(gradient).all() for name, gradient in mean.items()},
+            # Tells which tensors are to blame when a step is not finite, layer by layer.
+            "gradient_finite": {name: all_finite(name, gradient) for name, gradient in mean.items()},
         }
         return TrainState(state.step + 1, params, optimizer_state, health), metrics
 

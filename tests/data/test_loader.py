@@ -1,31 +1,43 @@
-"""Batches are a function of seed, step and row."""
+"""Batches in order, read ahead; what ends the reading is told."""
 
-from collections import Counter
-from dataclasses import replace
+import errno
+import threading
+import time
 
 import numpy as np
 import pytest
 
-from rnope_jax.config import ScheduleConfig, StageConfig
-from rnope_jax.data import documents_of_step, held_out_batches, training_batches
-from rnope_jax.data.packing import Batch, PackedRows
+from rnope_jax.config import ScheduleConfig, SourceConfig, StageConfig
+from rnope_jax.data import DataError, Mixture, held_out_batches, training_batches
+from rnope_jax.data.loader import ReadAhead
+from rnope_jax.data.packing import Batch, ConcatRows, Documents, empty_batch
+from rnope_jax.errors import UserError
 from tests.data.corpora import make_store
+from tests.data.tokens import Memory, uneven
 
 LENGTH = 8
 
+SOURCES = {
+    "one corpus": (),
+    "best fit": (SourceConfig(name="a", packing="best_fit"),),
+    "mixture": (
+        SourceConfig(name="a", weight=0.1, packing="best_fit"),
+        SourceConfig(name="b", weight=0.9, sequence_length=4),
+    ),
+}
 
-def stage(steps: int = 12, batch_size: int = 4) -> StageConfig:
-    schedule = ScheduleConfig(peak=1e-3)
-    return StageConfig(name="s", steps=steps, sequence_length=LENGTH, batch_size=batch_size, schedule=schedule)
 
-
-@pytest.fixture(scope="module")
-def token_store(tmp_path_factory):
-    return make_store(tmp_path_factory.mktemp("loader"), count=10)
-
-
-def batches(store, stage_, seed=0, start=0) -> list[Batch]:
-    return list(training_batches(store, stage_, seed, start))
+@pytest.fixture(params=SOURCES, ids=lambda name: name)
+def mixture(request) -> Mixture:
+    stage = StageConfig(
+        name="s",
+        steps=40,
+        sequence_length=LENGTH,
+        batch_size=4,
+        schedule=ScheduleConfig(peak=1e-3),
+        mixture=SOURCES[request.param],
+    )
+    return Mixture(stage, [Memory.of(uneven(20, seed)) for seed in range(len(stage.sources))], (3, 0))
 
 
 def assert_same(actual: Batch, expected: Batch) -> None:
@@ -33,68 +45,106 @@ def assert_same(actual: Batch, expected: Batch) -> None:
         np.testing.assert_array_equal(getattr(actual, name), value, err_msg=name)
 
 
-def rows_of(store, batch: Batch) -> list[int]:
-    """Which row of the store each row of a batch is."""
-    rows = PackedRows(store, LENGTH)
-    known = {tuple(rows[i].tokens) + tuple(rows[i].positions): i for i in range(len(rows))}
-    assert len(known) == len(rows)
-    return [known[tuple(t) + tuple(p)] for t, p in zip(batch.tokens, batch.positions, strict=True)]
-
-
-@pytest.mark.parametrize("start", [1, 5, 11])
-def test_resuming_at_any_step_gives_the_batches_of_the_unbroken_run(token_store, start):
-    whole = batches(token_store, stage())
-    resumed = batches(token_store, stage(), start=start)
-    assert len(whole) == 12
-    assert len(resumed) == 12 - start
+@pytest.mark.parametrize("start", [0, 1, 17, 39])
+def test_resuming_at_any_step_gives_the_batches_of_the_unbroken_run(mixture, start):
+    """Also past the ends of epochs: the sources are read several times."""
+    assert 2 * len(mixture.sources[-1].rows) < 40 * 4
+    whole = [mixture.batch(step) for step in range(40)]
+    resumed = list(training_batches(mixture, start))
+    assert len(resumed) == 40 - start
     for actual, expected in zip(resumed, whole[start:], strict=True):
         assert_same(actual, expected)
 
 
-def test_a_longer_stage_begins_with_the_same_batches(token_store):
-    for actual, expected in zip(batches(token_store, stage(12)), batches(token_store, stage(5)), strict=False):
-        assert_same(actual, expected)
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_the_rows_of_all_processes_make_up_the_global_batch(mixture, processes):
+    whole = list(training_batches(mixture))
+    parts = [list(training_batches(mixture, wanted=rows.tolist())) for rows in np.split(np.arange(4), processes)]
+    for step, batch in enumerate(whole):
+        joined = [np.concatenate(arrays) for arrays in zip(*(part[step] for part in parts), strict=True)]
+        assert_same(Batch(*joined), batch)
 
 
-def test_each_epoch_reads_every_row_once_in_an_order_of_its_own(token_store):
-    count = len(PackedRows(token_store, LENGTH))
-    steps = -(-3 * count // 4)
-    order = [row for batch in batches(token_store, stage(steps)) for row in rows_of(token_store, batch)]
-    epochs = [tuple(order[i * count : (i + 1) * count]) for i in range(3)]
-    for epoch in epochs:
-        assert Counter(epoch) == Counter(range(count))
-    assert len(set(epochs)) == 3
-    assert tuple(range(count)) not in epochs
+def test_batches_are_made_before_they_are_asked_for_but_not_all():
+    made = []
+
+    def batches():
+        for number in range(100):
+            made.append(number)
+            yield empty_batch(1, 1)
+
+    ahead = ReadAhead(batches())
+    next(ahead)
+    deadline = time.monotonic() + 10
+    while len(made) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 5 <= len(made) < 20
+    ahead.close()
 
 
-def test_seeds_give_different_orders(token_store):
-    first, second = (rows_of(token_store, batches(token_store, stage(), seed)[0]) for seed in (0, 1))
-    assert first != second
+@pytest.mark.parametrize(
+    ("error", "expected", "message"),
+    [
+        (OSError(errno.EIO, "Input/output error", "/mount/tokens.bin"), DataError, "/mount/tokens.bin: Input/output"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), DataError, "the data cannot be read any more: x: No"),
+        (UserError("tokens.bin ends early"), DataError, "tokens.bin ends early"),
+        (MemoryError("no room"), MemoryError, "no room"),
+        (KeyError("a mistake of ours"), KeyError, "a mistake"),
+    ],
+)
+def test_an_error_of_the_thread_reaches_whoever_waits(error, expected, message):
+    def batches():
+        yield empty_batch(1, 1)
+        raise error
+
+    ahead = ReadAhead(batches())
+    next(ahead)
+    with pytest.raises(expected, match=message):
+        next(ahead)
+
+
+def test_a_thread_that_ends_without_a_word_is_noticed(monkeypatch):
+    monkeypatch.setattr(ReadAhead, "_put", lambda self, made: False)
+    ahead = ReadAhead(iter([empty_batch(1, 1)]), limit=60)
+    with pytest.raises(DataError, match="has ended without a word"):
+        next(ahead)
+
+
+def test_files_that_do_not_answer_are_not_waited_for_for_ever():
+    answer = threading.Event()
+
+    def batches():
+        answer.wait()
+        yield empty_batch(1, 1)
+
+    ahead = ReadAhead(batches(), limit=0.2)
+    with pytest.raises(DataError, match="no batch has come for 0 s: the data files do not answer"):
+        next(ahead)
+    # A stop is not kept waiting either.
+    assert next(ReadAhead(batches(), stopping=lambda: True), None) is None
+    answer.set()
+
+
+@pytest.fixture(scope="module")
+def token_store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("loader"), count=10)
+
+
+def held_out_rows(store) -> ConcatRows:
+    return ConcatRows(Documents(store), LENGTH, pad_last=True)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_the_rows_of_all_processes_make_up_the_global_batch(token_store, processes):
-    whole = batches(token_store, stage(3))
-    held_out = list(held_out_batches(token_store, LENGTH, 4))
-    parts, held_out_parts = [], []
-    for rows in np.split(np.arange(4), processes):
-        parts.append(list(training_batches(token_store, stage(3), 0, wanted=rows)))
-        held_out_parts.append(list(held_out_batches(token_store, LENGTH, 4, wanted=rows)))
-    for expected, made in ((whole, parts), (held_out, held_out_parts)):
-        for step, batch in enumerate(expected):
-            joined = [np.concatenate(arrays) for arrays in zip(*(part[step] for part in made), strict=True)]
-            assert_same(Batch(*joined), batch)
-
-
-def test_the_documents_of_a_step_are_those_of_its_rows(token_store):
-    rows, names = PackedRows(token_store, LENGTH), token_store.names()
-    for step, batch in enumerate(batches(token_store, stage(4), seed=3)):
-        numbers = [n for row in rows_of(token_store, batch) for n in rows.documents(row)]
-        assert documents_of_step(token_store, stage(4), 3, step) == list(dict.fromkeys(names[n] for n in numbers))
+def test_held_out_rows_of_all_processes_make_up_the_global_batch(token_store, processes):
+    whole = list(held_out_batches(token_store, LENGTH, 4))
+    parts = [list(held_out_batches(token_store, LENGTH, 4, wanted=rows)) for rows in np.split(np.arange(4), processes)]
+    for step, batch in enumerate(whole):
+        joined = [np.concatenate(arrays) for arrays in zip(*(part[step] for part in parts), strict=True)]
+        assert_same(Batch(*joined), batch)
 
 
 def test_held_out_batches_read_every_row_once_and_pad_the_last(token_store):
-    count = len(PackedRows(token_store, LENGTH, pad_last=True))
+    count = len(held_out_rows(token_store))
     size = next(n for n in range(3, 9) if count % n)
     found = list(held_out_batches(token_store, LENGTH, size))
     assert all(batch.tokens.shape == (size, LENGTH) for batch in found)
@@ -105,15 +155,10 @@ def test_held_out_batches_read_every_row_once_and_pad_the_last(token_store):
 
 
 def test_a_part_of_the_held_out_text_is_spread_over_it(token_store):
-    count = len(PackedRows(token_store, LENGTH, pad_last=True))
+    count = len(held_out_rows(token_store))
     tokens = np.concatenate([batch.tokens for batch in held_out_batches(token_store, LENGTH, 3, rows=5)])[:5]
     whole = np.concatenate([batch.tokens for batch in held_out_batches(token_store, LENGTH, 1)])
     chosen = [int(np.flatnonzero((whole == row).all(axis=1))[0]) for row in tokens]
     assert (chosen[0], chosen[-1]) == (0, count - 1)
     gaps = np.diff(chosen)
     assert gaps.max() - gaps.min() <= 1
-
-
-def test_row_lengths_of_stages_do_not_disturb_each_other(token_store):
-    longer = replace(stage(3), sequence_length=2 * LENGTH)
-    assert batches(token_store, longer)[0].tokens.shape == (4, 2 * LENGTH)

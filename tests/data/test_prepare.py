@@ -31,14 +31,14 @@ def test_what_is_there_is_used_whatever_has_become_of_the_files(config, tmp_path
         file.unlink()
     second, said = prepare(config, tmp_path / "run")
     assert said == []
-    np.testing.assert_array_equal(first.train[0].tokens, second.train[0].tokens)
+    np.testing.assert_array_equal(first.train[0].stores[0].tokens, second.train[0].stores[0].tokens)
     assert first.held_out.index == second.held_out.index
     assert second.tokenizer.encode("river stone") == first.tokenizer.encode("river stone")
 
 
 def test_two_preparations_of_the_same_text_are_equal(config, tmp_path):
     indices = [
-        (made.train[0].index, made.held_out.index, made.tokenizer.backend.to_str())
+        (made.train[0].stores[0].index, made.held_out.index, made.tokenizer.backend.to_str())
         for made in (prepare(config, tmp_path / name)[0] for name in "ab")
     ]
     assert indices[0] == indices[1]
@@ -47,7 +47,7 @@ def test_two_preparations_of_the_same_text_are_equal(config, tmp_path):
 def test_only_the_held_out_text_is_compressed_for_comparison(config, tmp_path):
     made, _ = prepare(config, tmp_path / "run")
     assert made.held_out.index.xz_bytes
-    assert made.train[0].index.xz_bytes is None
+    assert made.train[0].stores[0].index.xz_bytes is None
 
 
 def test_the_tokenizer_does_not_learn_from_held_out_text(config, tmp_path):
@@ -66,9 +66,9 @@ def test_stages_share_a_corpus_or_have_their_own(config, tmp_path):
     first = config.stages[0]
     stages = (first, replace(first, name="again"), replace(first, name="own", corpus=(str(other),)))
     made, said = prepare(replace(config, stages=stages), tmp_path / "run")
-    directories = [store.directory for store in made.train]
+    directories = [mixture.stores[0].directory for mixture in made.train]
     assert directories[0] == directories[1] != directories[2]
-    assert set(made.train[2].names()) <= {path.name for path in other.iterdir()}
+    assert set(made.train[2].stores[0].names()) <= {path.name for path in other.iterdir()}
     assert made.held_out.directory.parent == directories[0].parent
     assert len(said) == 5
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from rnope_jax.data import Tokenizer, TokenStore, store
+from rnope_jax.data import Tokenizer, Tokens, TokenStore, store
 from rnope_jax.data.sources import Document
 from rnope_jax.errors import UserError
 from tests.data.corpora import documents, make_store, small_tokenizer
@@ -118,3 +118,29 @@ def test_an_index_of_another_version_is_refused(tmp_path):
     (directory / "index.json").write_text(json.dumps({"tokens": 3}))
     with pytest.raises(UserError, match="not a complete token store"):
         TokenStore(directory)
+
+
+def test_a_store_offers_what_every_source_of_tokens_does(tmp_path):
+    docs = documents(20)
+    made: Tokens = make_store(tmp_path, docs)
+    read = made.read(3, 40)
+    assert (read.dtype, read.tolist()) == (np.int32, TokenStore(tmp_path / "store").tokens[3:40].tolist())
+    assert made.counted(0, 10) is None
+    assert [made.name(i) for i in range(20)] == [document.name for document in docs]
+    assert made.where == str(tmp_path / "store")
+    assert made.text_bytes == sum(len(document.text.encode()) for document in docs)
+    print_ = json.loads(json.dumps(made.fingerprint))
+    assert (print_["documents"], print_["tokens"]) == (20, len(made))
+    changed = [*docs[:-1], Document(docs[-1].name, docs[-1].text[::-1])]
+    assert make_store(tmp_path / "other", docs).fingerprint == made.fingerprint
+    assert make_store(tmp_path / "changed", changed).fingerprint != made.fingerprint
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_an_error_and_no_crash(tmp_path):
+    made = make_store(tmp_path)
+    whole = made.read(0, len(made))
+    with open(made.directory / "tokens.bin", "r+b") as file:
+        file.truncate(100)
+    np.testing.assert_array_equal(made.read(0, 50), whole[:50])
+    with pytest.raises(UserError, match=r"tokens\.bin ended early, at byte 100; restore it"):
+        made.read(40, 60)

@@ -140,10 +140,10 @@ def test_the_work_of_a_stream_grows_with_its_length_only(monkeypatch):
 
 @pytest.mark.parametrize("separator", ["\n", ""])
 def test_long_texts_are_worked_on_in_pieces_and_lose_nothing(monkeypatch, separator):
-    monkeypatch.setattr(tokenizer, "_PIECE", 64)
+    monkeypatch.setattr(tokenizer, "PIECE", 64)
     made = small_tokenizer()
     text = separator.join(f"word {i} 🙂" for i in range(100))
-    sizes = [len(piece) for piece in tokenizer._pieces(text)]
+    sizes = [len(piece) for piece in tokenizer.pieces(text)]
     assert max(sizes) <= 64
     assert len(sizes) > 10
     assert made.decode(made.encode(text)) == text
@@ -152,8 +152,8 @@ def test_long_texts_are_worked_on_in_pieces_and_lose_nothing(monkeypatch, separa
 
 
 def test_pieces_end_after_lines_where_there_are_lines(monkeypatch):
-    monkeypatch.setattr(tokenizer, "_PIECE", 30)
-    pieces = list(tokenizer._pieces("0123456789\n" * 20))
+    monkeypatch.setattr(tokenizer, "PIECE", 30)
+    pieces = list(tokenizer.pieces("0123456789\n" * 20))
     assert all(piece.endswith("\n") for piece in pieces[:-1])
 
 

@@ -72,3 +72,15 @@ def test_kills_at_any_moment_do_no_harm(command, compiled, finished, tmp_path):
     assert "Traceback" not in again.err
     assert f"resuming after step {kept[-1]}" in again.out, (while_preparing, kept)
     assert_same_result(run_dir, finished[0])
+
+
+def test_a_stop_while_data_is_prepared_ends_with_code_0(command, compiled, finished, tmp_path):
+    run_dir = tmp_path / "run"
+    process = start(compiled, *command)
+    signal_when(process, (run_dir / "lock").exists, signal.SIGINT, 0.05)
+    ended = finish(process)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.endswith("the same command goes on from where this one began\n") or "stopped after" in ended.out
+    again = finish(start(compiled, *command))
+    assert (again.code, again.err) == (0, "")
+    assert_same_result(run_dir, finished[0])

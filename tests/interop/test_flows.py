@@ -148,8 +148,8 @@ def test_the_first_loss_is_that_of_pytorch(trained, published):
     """Each document of the first batch by itself through transformers."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(published).eval()
-    corpus, stage = trained.trainer.corpus, trained.trainer.config.stages[0]
-    batch = next(data.training_batches(corpus.train[0], stage, trained.trainer._seed(0), 0))
+    corpus = trained.trainer.corpus
+    batch = corpus.train[0].batch(0)
     total = count = 0.0
     for row in range(batch.tokens.shape[0]):
         for segment in set(batch.segment_ids[row].tolist()) - {0}:
@@ -226,7 +226,7 @@ def test_it_is_trained_on_any_mesh(imported, corpus, params, tmp_path):
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", config.checkpoint)
     mesh = mesh_of(2, 2, 2)
     with jax.set_mesh(mesh):
-        state = restore_or_init(config, mesh, checkpoints, quiet)
+        state = restore_or_init(config, mesh, checkpoints, {}, quiet)
     checkpoints.close()
     for name, expected in params.items():
         np.testing.assert_array_equal(np.asarray(state.params[name]), expected, err_msg=name)

@@ -120,8 +120,8 @@ def shared_compilation() -> Iterator[None]:
         yield
 
 
-def train(config: Config, stop_at: int | None = None, devices: int = 1) -> Result:
-    """Trains to the end, or until the metrics of step `stop_at` were written."""
+def train(config: Config, stop_at: int | None = None, devices: int = 1, stop: StopRequest | None = None) -> Result:
+    """Trains to the end, or until the metrics of step `stop_at` were written, or until `stop` is true."""
     said: list[str] = []
     mesh = mesh_of(fsdp=devices)
     with open_run(config) as run, jax.set_mesh(mesh), shared_compilation(), contextlib.ExitStack() as stack:
@@ -129,11 +129,11 @@ def train(config: Config, stop_at: int | None = None, devices: int = 1) -> Resul
         run.record(config)
         checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
         stack.callback(checkpoints.close)
-        state = restore_or_init(config, mesh, checkpoints, said.append)
+        state = restore_or_init(config, mesh, checkpoints, corpus.fingerprint, said.append)
         reporter = StoppingReporter(run, config.logging, int(state.step), config.total_steps)
         stack.callback(reporter.close)
         reporter.say = said.append
-        reporter.stop, reporter.stop_at = StopRequest(), stop_at
+        reporter.stop, reporter.stop_at = StopRequest() if stop is None else stop, stop_at
         trainer = SharingTrainer(config, corpus, mesh, checkpoints, reporter, reporter.stop, run.profile)
         for index in range(len(config.stages)):
             state = trainer.run_stage(index, state)

@@ -78,4 +78,4 @@ def test_xz_is_that_of_all_held_out_bytes_together(unbroken, corpus):
     store = unbroken.trainer.corpus.held_out
     whole = b"".join((corpus / name).read_bytes() for name in store.names())
     assert xz_bits_per_byte(store) == 8 * len(lzma.compress(whole, preset=9)) / len(whole)
-    assert xz_bits_per_byte(unbroken.trainer.corpus.train[0]) is None
+    assert xz_bits_per_byte(unbroken.trainer.corpus.train[0].stores[0]) is None

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from rnope_jax import model
-from rnope_jax.data import training_batches
 from rnope_jax.training.loss import batch_loss
 from rnope_jax.training.step import to_devices
 from tests.training.runs import metrics
@@ -23,11 +22,7 @@ def test_stages_have_their_own_rates_and_names(unbroken):
 
 
 def test_stages_have_their_own_lengths_and_batches(unbroken):
-    trainer = unbroken.trainer
-    shapes = [
-        next(training_batches(store, stage, 0)).tokens.shape
-        for store, stage in zip(trainer.corpus.train, trainer.config.stages, strict=True)
-    ]
+    shapes = [mixture.batch(0).tokens.shape for mixture in unbroken.trainer.corpus.train]
     assert shapes == [(4, 16), (2, 24)]
 
 
