@@ -47,7 +47,8 @@ def main() -> None:
             }
         )
         print(json.dumps(found[-1]), flush=True)
-    record("gpu_memory", {"chip": CHIPS[arguments.chip].name, "steps": found})
+        # Written as it grows: to compile a step may take long.
+        record("gpu_memory", {"chip": CHIPS[arguments.chip].name, "steps": found})
 
 
 def _gib(size: int) -> float:
