@@ -31,7 +31,7 @@ def main() -> None:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batches(config, mesh)
     model.shardings(config.model, mesh)  # every parameter can be split
-    attention.check(config.model.attention, mesh.devices.flat[0].platform)
+    attention.check_layers(config.model, mesh.devices.flat[0])  # they can be computed here
     data.check(config)
     check_source(config)
     metrics.check(config.logging)

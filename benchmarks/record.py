@@ -14,8 +14,8 @@ RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "tokenizers", "torch", "transformers")
 
 
-def record(name: str, found: dict[str, Any]) -> Path:
-    """Writes RESULTS/NAME.json."""
+def record(name: str, found: dict[str, Any], *, variant: str = "") -> Path:
+    """Writes RESULTS/NAME.json, or RESULTS/NAME_VARIANT.json."""
     kept = {
         "name": name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -28,7 +28,7 @@ def record(name: str, found: dict[str, Any]) -> Path:
         "found": found,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{name}{'_' if variant else ''}{variant}.json"
     path.write_text(json.dumps(kept, indent=2) + "\n")
     return path
 

@@ -6,6 +6,7 @@
 import os
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,27 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
             "also where the summed arrays differ in size, as those of attention and feed-forward layers do",
         ),
     ),
-    "gpu": (),
+    "gpu": (
+        # As NVIDIA sets it in its images of jax, and jax's performance tips for GPUs advise; on one GPU it
+        # changes nothing.
+        Flag(
+            "xla_gpu_enable_latency_hiding_scheduler",
+            "true",
+            "parameters are gathered and gradients scattered beside other work, not between",
+        ),
+    ),
     "cpu": (),
+}
+
+#: Variables that the runtime of a platform reads, and the reason for what they are set to.
+VARIABLES: dict[str, tuple[Flag, ...]] = {
+    "gpu": (
+        Flag(
+            "XLA_PYTHON_CLIENT_MEM_FRACTION",
+            "0.9",
+            "jax takes three quarters of a GPU's memory by default; a tenth is enough for CUDA's own libraries",
+        ),
+    ),
 }
 
 #: Where each platform's runtime reads options. XLA_FLAGS must not name options of libtpu: jax's own
@@ -43,19 +63,32 @@ FLAGS: dict[str, tuple[Flag, ...]] = {
 _VARIABLES = {"tpu": "LIBTPU_INIT_ARGS", "gpu": "XLA_FLAGS", "cpu": "XLA_FLAGS"}
 
 
-def compiler_options(platform: str) -> dict[str, str]:
+def compiler_options(platform: str) -> dict[str, str | bool]:
     """The options for `Lowered.compile`."""
-    return {flag.name: flag.value for flag in FLAGS.get(platform, ())}
+    options: dict[str, str | bool] = {flag.name: flag.value for flag in FLAGS.get(platform, ())}
+    if platform == "gpu":
+        # Here XLA reads the options itself, and knows truth by its type.
+        return {name: {"true": True, "false": False}.get(str(value), value) for name, value in options.items()}
+    return options
 
 
 def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Adds the options to the environment, for every platform at once; what the user has set there stays.
+    """Adds options and variables to the environment; what the user has set there stays, whatever it is.
 
-    Must run before jax makes its first array. An option that the user has set, to any value, is left alone.
+    For every platform at once, because which one there is shows only when it is too late; those of GPUs where jax
+    can use GPUs. Must run before jax makes its first array.
     """
     for platform, variable in _VARIABLES.items():
+        if platform == "gpu" and not _has_gpu_plugin():
+            continue
         given = environment.get(variable, "")
         missing = [flag for flag in FLAGS[platform] if f"--{flag.name}" not in given]
         added = [f"--{flag.name}={flag.value}" for flag in missing]
         if added:
             environment[variable] = " ".join([given, *added]).strip()
+        for own in VARIABLES.get(platform, ()):
+            environment.setdefault(own.name, own.value)
+
+
+def _has_gpu_plugin() -> bool:
+    return any(find_spec(name) is not None for name in ("jax_cuda13_plugin", "jax_cuda12_plugin"))

@@ -1,6 +1,17 @@
 """Compiler options reach the runtime of their platform, and never overrule the user."""
 
-from rnope_jax.xla_flags import FLAGS, Flag, compiler_options, set_environment
+import pytest
+
+from rnope_jax import xla_flags
+from rnope_jax.xla_flags import FLAGS, VARIABLES, Flag, compiler_options, set_environment
+
+
+@pytest.fixture(autouse=True)
+def gpus(monkeypatch):
+    """Whether jax can use GPUs, whatever is installed here."""
+    found = {"here": False}
+    monkeypatch.setattr(xla_flags, "_has_gpu_plugin", lambda: found["here"])
+    return found
 
 
 def test_options_go_where_their_platform_reads_them(monkeypatch):
@@ -14,6 +25,11 @@ def test_options_go_where_their_platform_reads_them(monkeypatch):
     assert compiler_options("cpu") == {}
 
 
+def test_options_of_gpus_are_of_the_type_that_the_compiler_reads(monkeypatch):
+    monkeypatch.setitem(FLAGS, "gpu", (Flag("xla_gpu_a", "true", "why"), Flag("xla_gpu_b", "2", "why")))
+    assert compiler_options("gpu") == {"xla_gpu_a": True, "xla_gpu_b": "2"}
+
+
 def test_what_the_user_has_set_stays(monkeypatch):
     monkeypatch.setitem(FLAGS, "tpu", (Flag("xla_tpu_a", "true", "why"), Flag("xla_tpu_b", "2", "why")))
     environment = {"LIBTPU_INIT_ARGS": "--xla_tpu_a=false"}
@@ -21,6 +37,21 @@ def test_what_the_user_has_set_stays(monkeypatch):
     assert environment["LIBTPU_INIT_ARGS"] == "--xla_tpu_a=false --xla_tpu_b=2"
     set_environment(environment)
     assert environment["LIBTPU_INIT_ARGS"] == "--xla_tpu_a=false --xla_tpu_b=2"
+
+
+def test_options_of_gpus_are_set_where_jax_can_use_them(monkeypatch, gpus):
+    monkeypatch.setitem(FLAGS, "gpu", (Flag("xla_gpu_a", "true", "why"),))
+    environment = {}
+    set_environment(environment)
+    assert "XLA_FLAGS" not in environment
+    assert not {flag.name for flag in VARIABLES["gpu"]} & environment.keys()
+    gpus["here"] = True
+    set_environment(environment)
+    assert environment["XLA_FLAGS"] == "--xla_gpu_a=true"
+    assert environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.9"
+    chosen = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.5"}
+    set_environment(chosen)
+    assert chosen["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.5"
 
 
 def test_every_option_has_a_reason_and_the_prefix_of_its_platform():

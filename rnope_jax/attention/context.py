@@ -13,19 +13,19 @@ Everything else in the model works on single tokens and need not know.
 """
 
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rnope_jax.attention import blockwise, splash_parts
 from rnope_jax.attention.spec import AttentionSpec
 from rnope_jax.errors import UserError
 from rnope_jax.sharding import CONTEXT, context_parts, partition
 
-#: Backends that attend from a part of a row.
-_BACKENDS: dict[str, Any] = {"blockwise": blockwise, "splash": splash_parts}
+#: Modules that attend from a part of a row, by backend.
+_BACKENDS = {"blockwise": "blockwise", "splash": "splash_parts", "pallas_gpu": "pallas_gpu_parts"}
 
 
 def zigzag(length: int, parts: int) -> np.ndarray:
@@ -52,8 +52,9 @@ def attend(
     """
     if backend not in _BACKENDS:
         raise UserError(
-            f"model.attention = {backend!r} cannot split rows over mesh.context; {' and '.join(_BACKENDS)} can"
+            f"model.attention = {backend!r} cannot split rows over mesh.context; {', '.join(_BACKENDS)} can"
         )
+    module = import_module(f"rnope_jax.attention.{_BACKENDS[backend]}")
     parts = context_parts()
     length = q.shape[1]
     if segment_ids is None:
@@ -61,9 +62,9 @@ def attend(
     heads, kv_heads = (partition(("batch", "sequence", name, None)) for name in ("heads", "kv_heads"))
     rows = partition(("batch", "sequence"))
     if spec.window is not None and spec.window < length:
-        local = partial(_windowed, spec=spec, parts=parts, backend=_BACKENDS[backend])
+        local = partial(_windowed, spec=spec, parts=parts, backend=module)
     else:
-        local = partial(_full, spec=spec, parts=parts, backend=_BACKENDS[backend])
+        local = partial(_full, spec=spec, parts=parts, backend=module)
     return jax.shard_map(local, in_specs=(heads, kv_heads, kv_heads, rows), out_specs=heads, check_vma=False)(
         q, k, v, segment_ids
     )

@@ -22,18 +22,14 @@ from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel im
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
 from rnope_jax.attention.device import target
+from rnope_jax.attention.shards import per_shard
 from rnope_jax.attention.spec import SAVED, AttentionSpec, pad_length
 from rnope_jax.attention.splash_blocks import Blocks, check_table, choose_blocks, fit
 from rnope_jax.attention.splash_masks import key_table, mask_function, query_table
 from rnope_jax.errors import UserError
-from rnope_jax.sharding import check_divisible, partition
 
 #: The blocks of `interpreted`; None: compile for the TPU.
 _interpreted: ContextVar[Blocks | None] = ContextVar("interpreted", default=None)
-
-_QUERIES = ("batch", None, "heads", None)
-_KEYS = ("batch", None, "kv_heads", None)
-_TOKENS = ("batch", None)
 
 
 def attend(
@@ -53,16 +49,7 @@ def attend(
       UserError: off TPU; if batch or heads cannot be split over the mesh; if a full layer is too long.
     """
     check_platform(target()[0])
-    attend_here = partial(_attend_here, spec=spec)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.are_all_axes_manual:
-        return attend_here(q, k, v, segment_ids)
-    for name, x, axes in (("queries", q, _QUERIES), ("keys", k, _KEYS)):
-        check_divisible(mesh, f"splash attention: {name}", x.shape, axes)
-    # XLA cannot split a kernel by itself; it would gather its arguments on every device.
-    queries, keys, tokens = partition(_QUERIES), partition(_KEYS), partition(_TOKENS)
-    split = jax.shard_map(attend_here, in_specs=(queries, keys, keys, tokens), out_specs=queries, check_vma=False)
-    return split(q, k, v, segment_ids)
+    return per_shard(partial(_attend_here, spec=spec), q, k, v, segment_ids, name="splash")
 
 
 def check_platform(platform: str) -> None:

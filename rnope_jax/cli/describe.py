@@ -31,9 +31,15 @@ def describe(config: Positional[str], /) -> None:
     count = flops.parameters(shape)
     console.print(f"{loaded.name}: {count.total:,} parameters, {count.embedding:,} of them in the embedding")
 
-    layers = Table("layers", "kind", "attention backend")
+    layers = Table("layers", "kind", "attention backend", "of rows that are not packed")
     for kind, number in Counter(shape.layer_kinds).items():
-        layers.add_row(str(number), str(kind), attention.choose(shape.attention, kind.window))
+        backends = (
+            attention.choose(
+                shape.attention, kind.window, packed=packed, head_dim=shape.head_dim, dtype=shape.compute_dtype
+            )
+            for packed in (True, False)
+        )
+        layers.add_row(str(number), str(kind), *backends)
     console.print(layers)
 
     stages = Table("stage", "steps", "rows x length", "tokens", "RoPE theta", "FLOPs/token", "6N/token")

@@ -38,8 +38,9 @@ class ModelConfig(Schema):
     """muP: the d_model at which learning rate and initialisation were tuned. None: standard parametrisation."""
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of activations and of weights in matrix products. Master weights, norms, softmax and loss are float32."""
-    attention: Literal["auto", "splash", "blockwise", "reference"] = "auto"
-    """Attention backend: splash (TPU), blockwise (any platform), reference (for tests); auto: the first that runs."""
+    attention: Literal["auto", "splash", "pallas_gpu", "cudnn", "blockwise", "reference"] = "auto"
+    """Attention backend: splash (TPU), pallas_gpu (NVIDIA GPU), cudnn (NVIDIA GPU, rows that are not packed),
+    blockwise (any platform), reference (for tests); auto: the best that the device has."""
     remat: Literal["full", "attention", "none"] = "full"
     """What the backward pass recomputes: whole layers (full), all of them but attention, whose output and log-sum-exp
     are kept (attention), or nothing (none). Each keeps more memory and computes less than the one before."""

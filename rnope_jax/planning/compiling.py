@@ -72,7 +72,7 @@ def local_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def compile_step(config: Config, stage_index: int, mesh: Mesh, options: Mapping[str, str]) -> Compiled:
+def compile_step(config: Config, stage_index: int, mesh: Mesh, options: Mapping[str, str | bool]) -> Compiled:
     """Compiles the step of a stage; a program that is too large gives a result that says so.
 
     Raises:

@@ -60,7 +60,7 @@ class Plan:
     accumulation: int
     backends: dict[str, str]
     """Attention backend by layer kind."""
-    options: dict[str, str]
+    options: dict[str, str | bool]
     """Of the compiler."""
     compiled: Compiled
     memory: Memory

@@ -28,7 +28,7 @@ def largest_batch(
     mesh: Mesh,
     first: Compiled,
     limit: int,
-    options: Mapping[str, str],
+    options: Mapping[str, str | bool],
     *,
     compiling: bool,
 ) -> Largest:

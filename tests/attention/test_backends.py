@@ -1,5 +1,6 @@
 """Every backend computes what the reference computes, forward and backward, over every feature."""
 
+from contextlib import contextmanager
 from functools import cache, partial
 from itertools import product
 
@@ -8,10 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnope_jax.attention import BACKENDS, AttentionSpec, attend, splash
+from rnope_jax.attention import BACKENDS, AttentionSpec, attend, cudnn, pallas_gpu, splash
 from tests.helpers import assert_close, pack
 
 OTHERS = [name for name in BACKENDS if name != "reference"]
+#: Interpreted here, which is slow to compile.
+KERNELS = ("splash", "pallas_gpu")
+#: Takes rows of one document only; test_cudnn.py shows that it refuses others.
+UNPACKED = ("cudnn",)
 HEADS, DIM = 4, 8
 
 
@@ -26,6 +31,13 @@ def documents(length):
     """Two rows cut differently: documents of one token, across blocks and tiles, and padding."""
     a, b = length // 5, length // 3
     return pack([a, 1, length - a - 1], [length - b - 2 * (b // 2), b // 2, b // 2], length=length)[0]
+
+
+@contextmanager
+def anywhere():
+    """Inside, every backend runs here: kernels are interpreted, and XLA computes what cuDNN is asked for."""
+    with splash.interpreted(), pallas_gpu.interpreted(), cudnn.emulated():
+        yield
 
 
 @partial(jax.jit, static_argnames=("spec", "backend"))
@@ -45,7 +57,7 @@ def expected(length, window, kv_heads, packed, dtype=jnp.float32):
 def check(backend, length, window, kv_heads, packed, dtype=jnp.float32, tolerance=1e-5):
     args = inputs(length, kv_heads, dtype)
     segments = documents(length) if packed else None
-    with splash.interpreted():
+    with anywhere():
         actual = forward_and_backward(*args, segments, AttentionSpec(scale=0.5, window=window), backend)
     names = ("output", "dq", "dk", "dv")
     for name, x, y in zip(names, actual, expected(length, window, kv_heads, packed, dtype), strict=True):
@@ -61,8 +73,10 @@ LAYOUTS = [(2, True), (1, True), (4, True), (2, False)]
 def features():
     """Every backend with every window and every layout of heads and documents."""
     for backend, (i, window), (j, (kv_heads, packed)) in product(OTHERS, enumerate(WINDOWS), enumerate(LAYOUTS)):
-        # Splash is interpreted here, which is slow to compile: every feature once, not every pair.
-        if backend != "splash" or i % len(LAYOUTS) == j:
+        if packed and backend in UNPACKED:
+            continue
+        # Of kernels every feature once, not every pair.
+        if backend not in KERNELS or i % len(LAYOUTS) == j:
             name = f"{backend}-window{window}-kv{kv_heads}{'' if packed else '-whole'}"
             yield pytest.param(backend, window, kv_heads, packed, id=name)
 
@@ -80,17 +94,17 @@ EDGES = [
 ]
 
 
-# Those of splash (128) are in test_splash.py.
-@pytest.mark.parametrize("backend", [name for name in OTHERS if name != "splash"])
+# Those of kernels are in test_splash.py and test_pallas_gpu.py.
+@pytest.mark.parametrize("backend", [name for name in OTHERS if name not in KERNELS])
 @pytest.mark.parametrize(("length", "window"), EDGES)
 def test_backend_equals_reference_at_the_edges_of_blocks(backend, length, window):
-    check(backend, length, window, 2, packed=length > 8)
+    check(backend, length, window, 2, packed=length > 8 and backend not in UNPACKED)
 
 
 @pytest.mark.parametrize("backend", OTHERS)
 @pytest.mark.parametrize("window", [None, 16])
 def test_backend_in_bfloat16_stays_near_float32(backend, window):
-    check(backend, 531, window, 2, packed=True, dtype=jnp.bfloat16, tolerance=2e-2)
+    check(backend, 531, window, 2, packed=backend not in UNPACKED, dtype=jnp.bfloat16, tolerance=2e-2)
 
 
 @pytest.mark.parametrize("backend", OTHERS)
@@ -98,7 +112,7 @@ def test_backend_in_bfloat16_stays_near_float32(backend, window):
 def test_backend_survives_large_logits(backend, window):
     q, k, v, gradient = inputs(300, 2)
     spec = AttentionSpec(scale=100.0, window=window)
-    with splash.interpreted():
+    with anywhere():
         actual = forward_and_backward(q, k, v, gradient, None, spec, backend)
     reference = forward_and_backward(q, k, v, gradient, None, spec, "reference")
     for x, y in zip(actual, reference, strict=True):

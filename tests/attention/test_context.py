@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from rnope_jax.attention import AttentionSpec, attend, splash
+from rnope_jax.attention import AttentionSpec, attend, pallas_gpu, splash
 from rnope_jax.attention.context import zigzag
 from rnope_jax.attention.reference import attend as reference
 from rnope_jax.config import MeshConfig
@@ -83,8 +83,14 @@ def test_rows_of_one_document(window):
         assert_close(actual, expected, 1e-5, name)
 
 
-@pytest.mark.parametrize(("context", "window"), [(2, None), (4, None), (2, 150), (4, 300), (4, 1)])
-def test_splash_attends_to_split_rows(context, window):
+SPLIT = [
+    *[("splash", *case) for case in ((2, None), (4, None), (2, 150), (4, 300), (4, 1))],
+    *[("pallas_gpu", *case) for case in ((4, None), (4, 300))],
+]
+
+
+@pytest.mark.parametrize(("backend", "context", "window"), SPLIT)
+def test_kernels_attend_to_split_rows(backend, context, window):
     """In chunks of two blocks, or of one that is shorter than the window; the kernels are interpreted."""
     length, rng = 1024, np.random.default_rng(0)
     q, k, v, weights = (jnp.asarray(rng.normal(size=(1, length, n, DIM)), jnp.float32) for n in (2, 1, 1, 2))
@@ -99,22 +105,30 @@ def test_splash_attends_to_split_rows(context, window):
         gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*(x[:, order] for x in (q, k, v)))
         return [np.asarray(x)[:, np.argsort(order)] for x in (out, *gradients)]
 
-    with splash.interpreted(), jax.set_mesh(mesh_of(context)):
-        found = gradients(functools.partial(attend, backend="splash"), zigzag(length, context))
+    with splash.interpreted(), pallas_gpu.interpreted(64, 128), jax.set_mesh(mesh_of(context)):
+        found = gradients(functools.partial(attend, backend=backend), zigzag(length, context))
     for name, actual, expected in zip("oqkv", found, gradients(reference, np.arange(length)), strict=True):
         # Padding (segment 0) stands at the end of the row: nobody looks at what it computes.
         end = 901 if name in "oq" else length
         assert_close(actual[:, :end], expected[:, :end], 1e-4, name, floor=1.0)
 
 
-def test_splash_refuses_chunks_that_blocks_do_not_divide():
+@pytest.mark.parametrize(("backend", "multiple"), [("splash", 256), ("pallas_gpu", 32)])
+def test_kernels_refuse_chunks_that_no_block_divides(backend, multiple):
     q, k, v, _ = arrays()
     with (
         splash.interpreted(),
+        pallas_gpu.interpreted(),
         jax.set_mesh(mesh_of(2)),
-        pytest.raises(UserError, match=r"a multiple of 256 x mesh\.context"),
+        pytest.raises(UserError, match=rf"a multiple of {multiple} x mesh\.context"),
     ):
-        attend(q, k, v, AttentionSpec(scale=1.0), backend="splash")
+        attend(q, k, v, AttentionSpec(scale=1.0), backend=backend)
+
+
+def test_cudnn_refuses_rows_that_are_split():
+    q, k, v, _ = arrays()
+    with jax.set_mesh(mesh_of(2)), pytest.raises(UserError, match=r"'cudnn' cannot split rows over mesh\.context"):
+        attend(q, k, v, AttentionSpec(scale=1.0), backend="cudnn")
 
 
 def test_heads_and_rows_may_be_split_as_well():
