@@ -93,6 +93,12 @@ def prepare(config: Config, run: Path, report: Callable[[str], None] = print) ->
     return Corpus(chosen, train, stores(config.data.corpus)[1])
 
 
+def held_out(config: Config, run: Path) -> TokenStore | None:
+    """The text that a run has not learned from; None if it has prepared none."""
+    directory = run / "data" / _key(config.data.corpus) / "held_out"
+    return TokenStore(directory) if directory.exists() else None
+
+
 def _tokenizer(
     config: Config, directory: Path, split: Callable[[], sources.Split], report: Callable[[str], None]
 ) -> Tokenizer:

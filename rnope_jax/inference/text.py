@@ -25,6 +25,8 @@ class TextModel:
     tokenizer: Tokenizer
     step: int
     """Training steps that the parameters have seen."""
+    context: int
+    """Longest row that the model was trained on."""
 
     def stream(
         self, prompt: str, max_tokens: int, sampling: Sampling, seed: int = 0, stats: Stats | None = None
@@ -86,4 +88,4 @@ def load(run: Path, dtype: ComputeDtype | None = None, *, trust_checkpoint: bool
             f"{source.tokenizer}: has {loaded.vocab_size} tokens, the model an embedding of {source.model.vocab_size}"
         )
     config, params = read(source.weights, source.model, dtype)
-    return TextModel(config, params, loaded, source.step)
+    return TextModel(config, params, loaded, source.step, source.context)
