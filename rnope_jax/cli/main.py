@@ -9,6 +9,7 @@ import tyro
 from rnope_jax.cli.checkpoints import checkpoints
 from rnope_jax.cli.describe import describe
 from rnope_jax.cli.errors import exit_code
+from rnope_jax.cli.evaluate import evaluate
 from rnope_jax.cli.exchange import export, import_
 from rnope_jax.cli.generate import generate
 from rnope_jax.cli.launch import launch
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs `rnope SUBCOMMAND ...` and exits."""
     commands: dict[str, Callable[..., Any]] = {
         "generate": generate,
+        "evaluate": evaluate,
         "describe": describe,
         "export": export,
         "import": import_,
@@ -27,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "checkpoints": checkpoints,
     }
     args = list(sys.argv[1:] if arguments is None else arguments)
-    description = "Plan, sample from, look into and exchange RNoPE-SWA models. Training is `python train.py CONFIG`."
+    description = (
+        "Plan, sample from, evaluate, look into and exchange RNoPE-SWA models. Training is `python train.py CONFIG`."
+    )
     if args[:1] == ["plan"]:  # takes the fields of a configuration beside its own options
         sys.exit(exit_code(lambda: plan(args[1:])))
     sys.exit(
