@@ -1,5 +1,6 @@
 """Words of our own for keys and word lists."""
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -65,9 +66,12 @@ def compound(rng: random.Random) -> str:
 
 
 def distinct(rng: random.Random) -> Iterator[str]:
-    """Words in random order, none twice: first all single ones, then all compounds."""
+    """Words in mixed order, none twice: first all single ones, then all compounds."""
     yield from rng.sample(WORDS, len(WORDS))
     total = len(ADJECTIVES) * len(NOUNS)
-    for number in rng.sample(range(total), total):
-        adjective, noun = divmod(number, len(NOUNS))
+    start, step = rng.randrange(total), rng.randrange(total // 4, total // 2)
+    while math.gcd(step, total) > 1:  # steps of this length reach every compound once
+        step += 1
+    for place in range(total):
+        adjective, noun = divmod((start + place * step) % total, len(NOUNS))
         yield f"{ADJECTIVES[adjective]}-{NOUNS[noun]}"
