@@ -116,7 +116,7 @@ def test_files_of_something_else_are_refused(tmp_path, text):
 def test_files_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"absent\.json: cannot be read: No such file"):
         material(squad=tmp_path / "absent.json")
-    with pytest.raises(UserError, match="haystack: .*absent does not exist"):
+    with pytest.raises(UserError, match=r"haystack: .*absent does not exist"):
         material(haystack=str(tmp_path / "absent"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="there is no text in it"):
