@@ -54,16 +54,15 @@ def evaluate(
             from rnope_jax.evaluation import harness
         except ModuleNotFoundError as error:
             raise UserError(f"--lm-eval: {error.name} is not installed; pip install 'rnope-jax[eval]'") from error
-        harness.check(lm_eval, include_path)
+        manager = harness.task_manager(run, lm_eval, include_path, settings.lengths)
     model = load(run, dtype, trust_checkpoint=trust_checkpoint)
     written = suite.evaluate(model, run, settings, out=out)
     if lm_eval:
         harness.evaluate(
             model,
-            run,
             lm_eval,
+            manager,
             out=written,
-            include_path=include_path,
             num_fewshot=num_fewshot,
             limit=limit,
             lengths=settings.lengths,

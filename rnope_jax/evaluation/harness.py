@@ -10,7 +10,6 @@ model and its export get the same scores.
 import json
 import logging
 import math
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,30 +171,43 @@ def _sampling(kwargs: dict[str, Any]) -> Sampling:
     )
 
 
-def check(tasks: Sequence[str], include_path: Path | None) -> None:
-    """Finds out whether there are such tasks, before a model is loaded.
+def task_manager(
+    directory: Path, tasks: Sequence[str], include_path: Path | None = None, lengths: Sequence[int] = ()
+) -> TaskManager:
+    """What finds tasks, once it is known that they exist; no model is needed for that.
+
+    Args:
+      directory: a run, or Hugging Face files: with its tokenizer the tasks of `ruler` count.
+      tasks: names of tasks, groups and tags.
+      include_path: directory with more tasks.
+      lengths: lengths of tasks that have a choice of them (the group `ruler`).
 
     Raises:
-      UserError: if there are not.
+      UserError: if there is no such task.
     """
     if include_path is not None and not include_path.is_dir():
         raise UserError(f"--include-path {include_path}: is not a directory")
-    manager = TaskManager(include_path=include_path)
+    own = directory / "tokenizer"
+    metadata: dict[str, Any] = {"tokenizer": str(own if own.is_dir() else directory)}
+    if lengths:
+        metadata["max_seq_lengths"] = sorted(set(lengths))
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    manager = TaskManager(include_path=include_path, metadata=metadata)
     for task in tasks:
         if not manager.match_tasks([task]):
             raise UserError(
                 f"--lm-eval {task}: lm-eval knows no such task, group or tag; tasks of your own are found with "
                 "--include-path DIR"
             )
+    return manager
 
 
 def evaluate(
     model: TextModel,
-    directory: Path,
     tasks: Sequence[str],
+    manager: TaskManager,
     *,
     out: Path,
-    include_path: Path | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
     lengths: Sequence[int] = (),
@@ -206,35 +218,27 @@ def evaluate(
     Answers are kept as they come, in a file from which the same command goes on.
 
     Args:
-      model: the model of `directory`.
-      directory: a run, or Hugging Face files.
+      model: the model.
       tasks: names of tasks, groups and tags.
+      manager: from `task_manager`.
       out: directory for results.
-      include_path: directory with more tasks.
       num_fewshot: examples in prompts; None: each task's own number.
       limit: most samples of each task.
-      lengths: lengths of tasks that have a choice of them (the group `ruler`); the longest row of training and
-        these are the most that a row may have.
+      lengths: the longest of these and of the rows of training is the most that a row may have.
       batch_tokens: most tokens that are computed together.
 
     Returns:
       The results of the harness.
 
     Raises:
-      UserError: if a task's data cannot be had, or its tasks cannot be run with this model.
+      UserError: if a task's data cannot be had.
     """
     # One more: the harness does not count the start token.
     longest = max([model.context, *(length + 1 for length in lengths)])
     wrapped = Rnope(model, max_length=longest, batch_tokens=batch_tokens)
-    tokenizer = directory / "tokenizer" if (directory / "tokenizer").is_dir() else directory
-    metadata: dict[str, Any] = {"tokenizer": str(tokenizer), "pretrained": str(tokenizer)}
-    if lengths:
-        metadata["max_seq_lengths"] = sorted(set(lengths))
-    logging.getLogger("lm_eval").setLevel(logging.WARNING)
     with results_of(model, out):
         kept = out / "lm_eval"
         kept.mkdir(exist_ok=True)
-        manager = TaskManager(include_path=include_path, metadata=metadata)
         try:
             found = simple_evaluate(
                 wrapped,
@@ -243,17 +247,15 @@ def evaluate(
                 limit=limit,
                 task_manager=manager,
                 use_cache=str(kept / f"answers-{longest}"),
-                metadata=metadata,
             )
-        except (ConnectionError, OSError, sqlite3.Error) as error:
+        except OSError as error:  # of the network, among others
             raise UserError(f"--lm-eval {' '.join(tasks)}: {type(error).__name__}: {error}") from error
         finally:
             if (database := wrapped.cache_hook.dbdict) is not None:
                 database.close()
         assert found is not None
-        samples = found.pop("samples", {})
-        for name, rows in samples.items():
-            lines = (json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
+        for name, rows in found.pop("samples", {}).items():
+            lines = (json.dumps(_plain(row), default=str, ensure_ascii=False) + "\n" for row in rows)
             write_text(kept / f"{name}.jsonl", "".join(lines))
         write_text(out / "lm_eval.json", json.dumps(_plain(found), indent=2, default=str) + "\n")
     print(make_table(found))
