@@ -1,6 +1,7 @@
 """Figures of evaluations."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -73,18 +74,18 @@ def loss_curve(found: PositionLoss, context: int, title: str) -> Figure:
     bins = found.bins()
     axes.plot([(a * b) ** 0.5 for a, b, _ in bins], [loss for *_, loss in bins], "o-", color=_COLOURS[0], markersize=3)
     axes.set(ylabel="nats per token", title=title)
-    _lengths(axes, found.lengths, context)
+    early = [length for length in (1, 8, 64) if 2 * length < found.lengths[0]]
+    _lengths(axes, [*early, *found.lengths], context)
     return figure
 
 
-def _lengths(axes: Axes, lengths: list[int] | tuple[int, ...], context: int) -> None:
+def _lengths(axes: Axes, lengths: Sequence[int], context: int) -> None:
     """A logarithmic axis of positions with the longest row of training marked."""
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.set_xlabel("tokens")
     axes.grid(alpha=0.3)
     if context:
-        axes.axvline(context, color="#999999", linewidth=1, linestyle="--", label="_training")
-        axes.annotate(
-            "trained up to here", (context, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=7
-        )
+        axes.axvline(context, color="#999999", linewidth=1, linestyle="--")
+        where = axes.get_xaxis_transform()
+        axes.text(context, 0.97, "trained up to here", ha="right", va="top", rotation=90, fontsize=7, transform=where)

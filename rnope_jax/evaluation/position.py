@@ -43,7 +43,8 @@ class PositionLoss:
         """First position, last position and mean loss, in bins that grow with the position."""
         total = len(self.losses)
         edges = {round(2 ** (step / _BINS)) for step in range(_BINS * total.bit_length() + 1)}
-        starts = sorted(edge for edge in edges if edge <= total)
+        # The last bin takes in what would be less than half of one.
+        starts = sorted(edge for edge in edges if edge == 1 or total - edge + 1 >= edge * (2 ** (1 / _BINS) - 1) / 2)
         ends = [start - 1 for start in starts[1:]] + [total]
         return [(a, b, float(self.losses[a - 1 : b].mean())) for a, b in zip(starts, ends, strict=True)]
 

@@ -71,7 +71,7 @@ def test_everything_is_measured_written_and_shown(run, text, capsys, tmp_path):
     # Another model's results are not mixed with these.
     exported = tmp_path / "exported"
     interop.export(run, exported, dtype="float32", check=False, report=lambda _: None)
-    refused = call(capsys, exported, "--ruler", "vt", *OPTIONS[:4], "--out", tmp_path / "other", code=2)
+    refused = call(capsys, exported, "--ruler", "vt", *OPTIONS[:5], "--out", tmp_path / "other", code=2)
     assert "holds results of another model" in refused.err
     evaluate(capsys, exported, text)
     own = {name: json.loads((exported / "evaluations" / "step-0" / f"{name}.json").read_text()) for name in data}
