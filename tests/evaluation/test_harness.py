@@ -17,7 +17,7 @@ from tests.interop.models import make_run, model
 CHOICE = """
 task: rivers
 dataset_path: json
-dataset_kwargs: {data_files: {test: DATA/choice.json}}
+dataset_kwargs: {data_files: {test: DATA/choice.json}, cache_dir: DATA/cache}
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{question}}"
@@ -31,7 +31,7 @@ metric_list: [{metric: acc}, {metric: acc_norm}]
 PERPLEXITY = """
 task: prose
 dataset_path: json
-dataset_kwargs: {data_files: {test: DATA/prose.json}}
+dataset_kwargs: {data_files: {test: DATA/prose.json}, cache_dir: DATA/cache}
 test_split: test
 output_type: loglikelihood_rolling
 doc_to_text: ""
@@ -42,7 +42,7 @@ metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]
 GENERATION = """
 task: sums
 dataset_path: json
-dataset_kwargs: {data_files: {test: DATA/sums.json}}
+dataset_kwargs: {data_files: {test: DATA/sums.json}, cache_dir: DATA/cache}
 test_split: test
 output_type: generate_until
 doc_to_text: "{{text}}"
