@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from rnope_jax.errors import UserError
-from rnope_jax.evaluation.ruler import TASKS, Generator, material, niah, world
+from rnope_jax.evaluation.ruler import TASKS, Generator, material, niah, words, world
 from rnope_jax.evaluation.ruler.samples import NOISE
 from tests.evaluation.reading import documents, english, needles, solve
 from tests.interop.models import small_tokenizer
@@ -90,6 +90,16 @@ def test_needles_and_distractors(task, length):
         pattern = r"\d{7}" if kind == "numbers" else r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
         assert all(re.fullmatch(pattern, value) for _, _, value in found)
         assert sample.answer_prefix.endswith(" text is" if len(sample.outputs) == 1 else " text are")
+
+
+def test_no_distractor_has_the_key_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(words, "ADJECTIVES", ("big", "red"))
+    monkeypatch.setattr(words, "NOUNS", ("hat", "pin"))
+    for sample in generator("niah_multikey_2", 2048).samples(3):
+        keys = Counter(key for _, key, _ in needles(sample.prompt))
+        assert len(keys) == 4  # all there are
+        assert sorted(keys.values())[0] == 1
+        assert Counter(solve("niah_multikey_2", sample.prompt)) == Counter(sample.outputs)
 
 
 def test_the_noise_says_nothing_and_lies_around_the_needle():
