@@ -37,11 +37,11 @@ def tokens(sample, tokenizer=None) -> int:
     return 1 + len((tokenizer or english()).encode(sample.prompt)) + sample.tokens_to_generate
 
 
-@pytest.mark.parametrize("length", [256, 384, 512, 1024, 2048, 4096, 16_384])
+@pytest.mark.parametrize("length", [256, 512, 1024, 2048, 4096, 16_384])
 @pytest.mark.parametrize("task", TASKS)
 def test_samples_can_be_solved_and_are_as_long_as_asked_for(task, length):
     made = generator(task, length)
-    for sample in made.samples(4 if length <= 4096 else 2):
+    for sample in made.samples(4 if length <= 4096 else 1):
         assert Counter(solve(task, sample.prompt)) == Counter(sample.outputs)
         assert tokens(sample) == sample.length
         assert 0.99 * length <= sample.length <= length
