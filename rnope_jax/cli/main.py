@@ -6,6 +6,7 @@ from typing import Any
 
 import tyro
 
+from rnope_jax.cli.analyze import analyze
 from rnope_jax.cli.checkpoints import checkpoints
 from rnope_jax.cli.describe import describe
 from rnope_jax.cli.errors import exit_code
@@ -21,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[..., Any]] = {
         "generate": generate,
         "evaluate": evaluate,
+        "analyze": analyze,
         "describe": describe,
         "export": export,
         "import": import_,
