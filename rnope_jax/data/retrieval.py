@@ -93,8 +93,8 @@ def _document(texts: Sequence[str], words: Sequence[str], rng: random.Random) ->
 
 
 def _passage(text: str, characters: int, rng: random.Random) -> list[str]:
-    """Whole lines from a random place of a text, `characters` long together or a little more."""
+    """Whole lines from a random place of a text, `characters` long together or a little more; at most twice that."""
     start = text.rfind("\n", 0, rng.randrange(len(text))) + 1
-    end = text.find("\n", min(start + characters, len(text)))
-    passage = text[start:] if end < 0 else text[start : end + 1]
+    end = text.find("\n", start + characters, start + 2 * characters)
+    passage = text[start : start + 2 * characters] if end < 0 else text[start : end + 1]
     return (passage if passage.endswith("\n") else f"{passage}\n").splitlines(keepends=True)

@@ -117,7 +117,7 @@ def _blocks(
     made, ready = 1, None
     while made < max_tokens:
         count = min(DECODE_BLOCK, max_tokens - made)
-        tokens, sequences = _decode(config, sampling, stop_token, params, sequences, key, count)
+        tokens, sequences = decode(config, sampling, stop_token, params, sequences, key, count)
         if ready is not None:
             yield ready  # while the device makes the next ones
         made, ready = made + count, tokens
@@ -200,7 +200,7 @@ def _first(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _decode(
+def decode(
     config: ModelConfig,
     sampling: Sampling,
     stop_token: int | None,
@@ -263,4 +263,4 @@ def _compile(
     settings = (config, sampling, stop_token, params)
     _first.lower(*settings, cache, hidden, prompts.lengths, key).compile()
     _, sequences = _first(*settings, cache, hidden, prompts.lengths, key)
-    _decode.lower(*settings, sequences, key, 1).compile()
+    decode.lower(*settings, sequences, key, 1).compile()
