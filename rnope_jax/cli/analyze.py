@@ -18,7 +18,7 @@ def analyze(
     depth: tuple[float, ...] = (50.0,),
     samples: int = 4,
     seed: int = 0,
-    haystack: Path | None = None,
+    haystack: str | None = None,
     per_head: Annotated[bool, FlagCreatePairsOff] = False,
     dtype: Literal["float32", "bfloat16"] | None = None,
     out: Path | None = None,
@@ -29,7 +29,7 @@ def analyze(
     Attention of the question and its true answer is divided over the first 10 tokens, the fact, the
     other text, and question and answer themselves, over all layers and over those with and without
     rotary positions. Also its entropy, its weight by position, and the heads that find the fact.
-    Tables are printed; RUN/evaluations/attention.json and figures in RUN/figures keep everything.
+    Tables are printed; RUN/evaluations/step-STEP/attention.json and figures in RUN/figures keep everything.
 
     Args:
       models: run directories, or directories of Hugging Face files; several are laid side by side.
@@ -37,10 +37,10 @@ def analyze(
       depth: where the fact is, in percent of the text before the question; tables and curves show the first.
       samples: texts for each length and depth.
       seed: of facts and passages.
-      haystack: file with the text in which facts are hidden; none takes the Python language reference.
+      haystack: text file, directory or "stdlib" to hide facts in; none takes the Python language reference.
       per_head: keep and draw what was found of every head.
       dtype: type of weights, activations and cache. None: the model's.
-      out: directory for evaluations/ and figures/; none takes that of the first model.
+      out: directory for attention.json, and figures/ there for figures; none takes those of the first model.
       trust_checkpoint: do not verify the files of checkpoints before they are read.
     """
     from rich.console import Console
@@ -55,8 +55,7 @@ def analyze(
 
     if not models:
         raise UserError("there is no model: give at least one run")
-    target = models[0] if out is None else out
-    check_place(target)
+    check_place(models[0] if out is None else out)
     question = analysis.Question(
         haystack=read_haystack(haystack),
         lengths=lengths,
@@ -80,9 +79,11 @@ def analyze(
     settings = {
         "samples": samples,
         "seed": seed,
-        "haystack": "Python language reference" if haystack is None else str(haystack),
+        "haystack": haystack or "Python language reference",
         "depths": list(question.depths),
         "dtype": dtype,
     }
-    for path in leave(target, "attention", to_dict(found, settings), figures(found, question.depths[0])):
+    numbers = (models[0] / "evaluations" / f"step-{found[0].step}" if out is None else out) / "attention.json"
+    pictures = (models[0] if out is None else out) / "figures"
+    for path in leave(numbers, to_dict(found, settings), pictures, figures(found, question.depths[0])):
         print(path)

@@ -39,7 +39,7 @@ def describe(
       contexts: tokens for which caches are shown; none takes the row lengths of the stages.
       measure: also make the caches and decode with them on this machine, with random weights.
       dtype: type of activations and cache. None: the model's.
-      out: directory for evaluations/cache.json and figures/cache.png; none writes nothing.
+      out: directory for cache.json and figures/cache.png; none writes nothing.
     """
     from rnope_jax import attention, flops
     from rnope_jax.cli.config_file import load
@@ -88,5 +88,5 @@ def describe(
     console.print(efficiency_report.table(costs))
     if out is not None:
         drawn = {"cache.png": efficiency_report.figure(costs, loaded.name)}
-        for path in leave(out, "cache", efficiency_report.to_dict(costs, shape), drawn):
+        for path in leave(out / "cache.json", efficiency_report.to_dict(costs, shape), out / "figures", drawn):
             console.print(str(path))

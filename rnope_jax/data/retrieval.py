@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from rnope_jax.data.sources import Document
 from rnope_jax.errors import UserError
 
-INTRODUCTION = (
+#: What stands before a text about which one question is asked, and before one with several.
+INTRODUCTIONS = (
+    "A special magic number is hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the number afterwards.",
     "Some special magic numbers are hidden within the following text. Make sure to memorize it. "
-    "I will quiz you about the numbers afterwards."
+    "I will quiz you about the numbers afterwards.",
 )
 
 #: Most facts in a document, and most questions about them.
@@ -22,6 +25,9 @@ _FACTS, _QUESTIONS = 3, 2
 
 #: Characters of text around the facts, at least and at most.
 _FILLER = (20, 360)
+
+#: Share of documents whose text has no line breaks, as that of RULER has none.
+_IN_ONE_LINE = 0.5
 
 _WORD = re.compile(r"\b[a-z]{4,9}\b")
 
@@ -87,9 +93,12 @@ def _document(texts: Sequence[str], words: Sequence[str], rng: random.Random) ->
     facts = {fact.key: fact for fact in (draw_fact(words, rng) for _ in range(rng.randint(1, _FACTS)))}
     for fact in facts.values():
         lines.insert(rng.randint(0, len(lines)), f"{fact.sentence}\n")
+    text = "".join(lines)
+    if rng.random() < _IN_ONE_LINE:
+        text = " ".join(text.split()) + "\n"
     asked = rng.sample(list(facts.values()), rng.randint(1, min(len(facts), _QUESTIONS)))
     questions = "".join(f"{fact.question}{fact.answer}\n" for fact in asked)
-    return f"{INTRODUCTION}\n{''.join(lines)}{questions}"
+    return f"{INTRODUCTIONS[len(asked) > 1]}\n{text}{questions}"
 
 
 def _passage(text: str, characters: int, rng: random.Random) -> list[str]:

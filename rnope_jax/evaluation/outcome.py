@@ -1,4 +1,4 @@
-"""Where evaluations leave what they found: DIRECTORY/evaluations for numbers, DIRECTORY/figures for pictures."""
+"""Where analyses leave what they found."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from rnope_jax.files import write_bytes, write_text
 
 
 def check_place(directory: Path) -> None:
-    """Finds out whether `leave` could write, without writing.
+    """Finds out whether files could be made in a directory, which need not exist, without making any.
 
     Raises:
       UserError: if not.
@@ -20,21 +20,19 @@ def check_place(directory: Path) -> None:
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise UserError(f"cannot write to {directory}: {there} is not a directory")
-    for place in (there, directory / "evaluations", directory / "figures"):
-        if place.exists() and not os.access(place, os.W_OK | os.X_OK):
-            raise UserError(f"cannot write to {place}: permission denied; give another directory with --out")
+        raise UserError(f"cannot write to {directory}: {there} is not a directory; give another with --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {there}: permission denied; give another directory with --out")
 
 
-def leave(directory: Path, name: str, found: Mapping[str, Any], figures: Mapping[str, bytes]) -> list[Path]:
-    """Writes numbers as NAME.json and pictures, each whole or not at all; the paths."""
+def leave(numbers: Path, found: Mapping[str, Any], figures: Path, drawn: Mapping[str, bytes]) -> list[Path]:
+    """Writes what was found to a JSON file, and pictures into a directory, each whole or not at all; the paths."""
     written = []
-    for file, data in figures.items():
-        written.append(directory / "figures" / file)
+    for name, data in drawn.items():
+        written.append(figures / name)
         written[-1].parent.mkdir(parents=True, exist_ok=True)
         write_bytes(written[-1], data)
     # Last, so that whoever finds the numbers finds their pictures.
-    written.append(directory / "evaluations" / f"{name}.json")
-    written[-1].parent.mkdir(parents=True, exist_ok=True)
-    write_text(written[-1], json.dumps(found, indent=1) + "\n")
-    return written
+    numbers.parent.mkdir(parents=True, exist_ok=True)
+    write_text(numbers, json.dumps(found, indent=1) + "\n")
+    return [*written, numbers]

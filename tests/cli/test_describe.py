@@ -54,7 +54,7 @@ def test_caches_are_shown_beside_full_attention_and_kept_where_asked_for(capsys,
     assert re.search(r"8,192 .* 640\.00 .* 1,024\.00 .* 0\.625 ", ended.out)
     assert re.search(r"32,768 .* 0\.344 ", ended.out)
     assert (tmp_path / "figures" / "cache.png").is_file()
-    assert (tmp_path / "evaluations" / "cache.json").is_file()
+    assert (tmp_path / "cache.json").is_file()
 
 
 def test_caches_are_measured_where_asked_for(capsys):

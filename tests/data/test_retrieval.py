@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from rnope_jax.data.retrieval import INTRODUCTION, Fact, documents, draw_fact, vocabulary
+from rnope_jax.data.retrieval import INTRODUCTIONS, Fact, documents, draw_fact, vocabulary
 from rnope_jax.errors import UserError
 
 TEXTS = [
@@ -14,7 +14,7 @@ TEXTS = [
     "def main(there):\n    return forty + seven\n" * 30,
 ]
 
-SENTENCE = re.compile(r"One of the special magic numbers for (\S+) is: (\d{7})\.\n")
+SENTENCE = re.compile(r"One of the special magic numbers for (\S+) is: (\d{7})\.\s")
 QUESTION = re.compile(
     r"What is the special magic number for (\S+) mentioned in the provided text\? "
     r"The special magic number for (\S+) mentioned in the provided text is (\d{7})\n"
@@ -36,14 +36,17 @@ def test_every_question_has_its_answer_earlier_in_the_document():
 
 
 def test_the_text_around_the_facts_is_a_passage_of_one_of_the_texts():
-    starts = set()
+    starts, in_one_line = set(), 0
     for document in islice(documents(TEXTS, 10**6, seed=2), 50):
         first, _, rest = document.text.partition("\n")
-        assert first == INTRODUCTION
+        assert first == INTRODUCTIONS[len(QUESTION.findall(rest)) > 1]
         passage = QUESTION.sub("", SENTENCE.sub("", rest))
-        assert any(passage in text for text in TEXTS)
+        whole = [passage in text for text in TEXTS]
+        assert any(whole) or any(passage.strip() in " ".join(text.split()) for text in TEXTS)
+        in_one_line += not any(whole)
         starts.add(passage)
     assert len(starts) > 25
+    assert 10 < in_one_line < 40
 
 
 def test_the_same_seed_gives_the_same_documents_and_another_seed_others():

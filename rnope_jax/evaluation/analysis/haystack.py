@@ -1,25 +1,23 @@
 """The text in which facts are hidden."""
 
-from pathlib import Path
 from pydoc_data.topics import topics
 
+from rnope_jax.config import DataConfig
+from rnope_jax.data.sources import read_documents
 from rnope_jax.errors import UserError
 
 
-def read_haystack(path: Path | None) -> str:
-    """The text of a file, or, for None, the Python language reference: prose that every machine has.
+def read_haystack(given: str | None) -> str:
+    """The text of a file, of a directory or of "stdlib"; for None, the Python language reference.
+
+    That is prose of which every machine has enough for 128k tokens without repeating it.
 
     Raises:
-      UserError: if the file cannot be read, is not UTF-8 text or is empty.
+      UserError: if it cannot be read, or is no text.
     """
-    if path is None:
+    if given is None:
         return "\n\n".join(topics[name] for name in sorted(topics))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"haystack: {path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except OSError as error:
-        raise UserError(f"haystack: cannot read {path}: {error.strerror}") from error
-    if not text.strip():
-        raise UserError(f"haystack: {path} holds no text")
-    return text
+    documents, _ = read_documents([given], DataConfig().suffixes, "haystack")
+    if not documents:
+        raise UserError(f"haystack: there is no text in {given}")
+    return "\n\n".join(document.text for document in documents)
