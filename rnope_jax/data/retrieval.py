@@ -20,14 +20,14 @@ INTRODUCTIONS = (
     "I will quiz you about the numbers afterwards.",
 )
 
-#: Most facts in a document, and most questions about them.
-_FACTS, _QUESTIONS = 3, 2
+#: Facts in a document, and questions about them, at most.
+_FACTS, _QUESTIONS = 4, 3
 
-#: Characters of text around the facts, at least and at most.
-_FILLER = (20, 360)
+#: Characters of text around the facts, at most.
+_FILLER = 300
 
-#: Share of documents whose text has no line breaks, as that of RULER has none.
-_IN_ONE_LINE = 0.5
+#: Shares of documents with an introduction, with text in one line as that of RULER is, and with facts told twice.
+_INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.3, 0.5, 0.5
 
 _WORD = re.compile(r"\b[a-z]{4,9}\b")
 
@@ -89,16 +89,19 @@ def documents(texts: Sequence[str], characters: int, seed: int) -> Iterator[Docu
 
 
 def _document(texts: Sequence[str], words: Sequence[str], rng: random.Random) -> str:
-    lines = _passage(rng.choice(texts), rng.randint(*_FILLER), rng)
-    facts = {fact.key: fact for fact in (draw_fact(words, rng) for _ in range(rng.randint(1, _FACTS)))}
-    for fact in facts.values():
+    lines = _passage(rng.choice(texts), rng.randint(1, _FILLER), rng)
+    facts = list({fact.key: fact for fact in (draw_fact(words, rng) for _ in range(rng.randint(1, _FACTS)))}.values())
+    for fact in facts:
         lines.insert(rng.randint(0, len(lines)), f"{fact.sentence}\n")
+    if rng.random() < _TOLD_TWICE:  # many values that can be known, in few tokens
+        lines += [f"{fact.sentence}\n" for fact in rng.sample(facts, len(facts))]
     text = "".join(lines)
     if rng.random() < _IN_ONE_LINE:
         text = " ".join(text.split()) + "\n"
-    asked = rng.sample(list(facts.values()), rng.randint(1, min(len(facts), _QUESTIONS)))
+    asked = rng.sample(facts, rng.randint(1, min(len(facts), _QUESTIONS)))
     questions = "".join(f"{fact.question}{fact.answer}\n" for fact in asked)
-    return f"{INTRODUCTIONS[len(asked) > 1]}\n{text}{questions}"
+    introduction = f"{INTRODUCTIONS[len(asked) > 1]}\n" if rng.random() < _INTRODUCED else ""
+    return f"{introduction}{text}{questions}"
 
 
 def _passage(text: str, characters: int, rng: random.Random) -> list[str]:
