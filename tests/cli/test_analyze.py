@@ -6,6 +6,7 @@ import re
 import pytest
 
 from rnope_jax.cli.main import main
+from rnope_jax.interop import export
 from rnope_jax.layers import rnope, rnope_swa
 from tests.evaluation.analysis.texts import TEXT
 from tests.interop.models import make_run, model
@@ -42,11 +43,19 @@ def test_models_are_laid_side_by_side_and_everything_is_kept(runs, capsys):
     drawn = sorted(path.name for path in (first.path / "figures").iterdir())
     assert drawn == [f"attention-{name}.png" for name in ("by-kind", "by-length", "heads", "lengths-together")]
     assert not (second.path / "evaluations").exists()
-    # Alone, and elsewhere, it gives the same numbers.
-    out = root / "elsewhere"
-    call(capsys, second.path, *options, "--out", out)
-    alone = json.loads((out / "attention.json").read_text())
-    assert alone["models"] == kept["models"][1:]
+
+
+def test_an_exported_model_attends_as_its_run_does(runs, capsys):
+    root, (run, _) = runs
+    exported, out = root / "exported", root / "elsewhere"
+    export(run.path, exported, dtype="float32", check=False)
+    options = ("--haystack", root / "text.txt", "--lengths", 260, "--samples", 1, "--dtype", "float32")
+    call(capsys, run.path, exported, *options, "--out", out)
+    ours, theirs = json.loads((out / "attention.json").read_text())["models"]
+    assert (ours["model"], theirs["model"]) == ("windows", "exported")
+    for group, average in ours["findings"][0]["groups"].items():
+        assert theirs["findings"][0]["groups"][group]["mass"] == pytest.approx(average["mass"], abs=1e-6)
+    assert not (exported / "evaluations").exists()
 
 
 def test_mistakes_are_told_before_anything_is_read_or_written(runs, capsys):
