@@ -1,6 +1,6 @@
 """What an analysis found, as values that tables and figures read and JSON keeps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -125,3 +125,17 @@ def _averages(measured: Measured) -> Iterator[tuple[str, Average]]:
 def to_dict(analyses: list[Analysis], settings: dict[str, Any]) -> dict[str, Any]:
     """Everything, ready to be written as JSON."""
     return {"what": "attention", "settings": settings, "models": [asdict(analysis) for analysis in analyses]}
+
+
+def from_dict(data: Mapping[str, Any]) -> Analysis:
+    """One of the models of `to_dict`, as JSON gives it back."""
+
+    def finding(found: Mapping[str, Any]) -> Finding:
+        groups = {
+            name: Average(**{**average, "curve": tuple(average["curve"])}) for name, average in found["groups"].items()
+        }
+        heads = tuple(RetrievalHead(**head) for head in found["retrieval_heads"])
+        return Finding(**{**found, "edges": tuple(found["edges"]), "groups": groups, "retrieval_heads": heads})
+
+    findings = tuple(finding(found) for found in data["findings"])
+    return Analysis(**{**data, "pattern": tuple(data["pattern"]), "findings": findings})

@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from rnope_jax.errors import UserError
+from rnope_jax.evaluation.analysis.results import Analysis, from_dict
 
 #: What `rnope evaluate` and `rnope analyze` leave of a run, and is read here.
 FILES = ("loss_by_position.json", "needle.json", "ruler.json", "attention.json")
@@ -38,8 +39,8 @@ class Measured:
     """Of the needles, in percent."""
     needles: Mapping[int, tuple[float, ...]]
     """Share of needles that was found, by length and depth, between 0 and 100."""
-    pattern: tuple[str, ...]
-    """Kind of each layer."""
+    analysis: Analysis
+    """Attention, under the name of the variant."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def read(runs: Iterable[Run]) -> Findings:
         if settings is not None and own != settings:
             raise UserError(f"{run.results}: was measured with other settings than the runs before it")
         settings = own
-        needle, attention = data["needle.json"], data["attention.json"]["models"][0]
+        needle, attention = data["needle.json"], from_dict(data["attention.json"]["models"][0])
         by_depth = zip(*needle["scores"], strict=True)
         measured.append(
             Measured(
@@ -107,7 +108,7 @@ def read(runs: Iterable[Run]) -> Findings:
                 ),
                 depths=tuple(needle["depths"]),
                 needles={length: tuple(scores) for length, scores in zip(needle["lengths"], by_depth, strict=True)},
-                pattern=tuple(attention["pattern"]),
+                analysis=replace(attention, model=run.variant),
             )
         )
     return Findings(tuple(measured))

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from rnope_jax.evaluation.analysis.figures import by_kind, by_length
 from rnope_jax.evaluation.analysis.probe import SEGMENTS
 from rnope_jax.evaluation.study.claims import judge
 from rnope_jax.evaluation.study.findings import Findings
@@ -72,7 +73,7 @@ def _variants(findings: Findings) -> str:
         for kind in dict.fromkeys(pattern):
             yield f"{pattern.count(kind)} x {kind}"
 
-    rows = [[variant, ", ".join(kinds(findings.of(variant)[0].pattern))] for variant in findings.variants]
+    rows = [[variant, ", ".join(kinds(findings.of(variant)[0].analysis.pattern))] for variant in findings.variants]
     return _table(["variant", "layers"], rows)
 
 
@@ -134,6 +135,18 @@ def draw(findings: Findings, trained: int) -> dict[str, bytes]:
         "study-loss.png": _loss(findings, trained),
         "study-retrieval.png": _retrieval(findings, trained),
         "study-needles.png": _needles(findings),
+        **_attention(findings),
+    }
+
+
+def _attention(findings: Findings) -> dict[str, bytes]:
+    """As Figures 1 and 2, of the first seed of each variant."""
+    analyses = [findings.of(variant)[0].analysis for variant in findings.variants]
+    found = analyses[0].findings
+    lengths, depth = sorted({at.length for at in found}), found[0].depth
+    return {
+        "study-attention-by-length.png": by_length(analyses, lengths, depth),
+        "study-attention-by-kind.png": by_kind(analyses, lengths[-1], depth),
     }
 
 

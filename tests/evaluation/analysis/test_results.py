@@ -8,7 +8,7 @@ import pytest
 
 from rnope_jax.evaluation.analysis.figures import figures
 from rnope_jax.evaluation.analysis.measure import Measured, bin_edges
-from rnope_jax.evaluation.analysis.results import Analysis, summarize, to_dict
+from rnope_jax.evaluation.analysis.results import Analysis, from_dict, summarize, to_dict
 from rnope_jax.evaluation.analysis.tables import tables
 from rnope_jax.layers import kinds, nope, rnope_swa
 
@@ -104,3 +104,4 @@ def test_everything_is_kept_as_json():
     assert found["groups"]["nope"]["mass"].keys() == {"begin", "needle", "context", "qc"}
     assert np.shape(found["heads"]["mass"]) == (3, 2, 4)
     assert len(found["groups"]["all"]["curve"]) == len(found["edges"]) - 1
+    assert from_dict(kept["models"][0]) == analysis("hybrid", HYBRID)

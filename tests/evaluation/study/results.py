@@ -20,7 +20,9 @@ def write_run(root: Path, variant: str, seed: int, *, settings: dict[str, Any] |
 
     def group(name: str, length: int) -> dict[str, Any]:
         return {
+            "layers": 3,
             "mass": {part: number(f"{name}_{part}", length) for part in PARTS},
+            "curve": [0.1, 0.2],
             "entropy_bits": number(f"{name}_entropy", length),
             "relative_entropy": number(f"{name}_relative", length),
         }
@@ -46,9 +48,20 @@ def write_run(root: Path, variant: str, seed: int, *, settings: dict[str, Any] |
         "attention.json": {
             "models": [
                 {
+                    "model": "a directory",
+                    "step": 20,
+                    "trained_context": 256,
                     "pattern": ["full + RoPE 10000"] * 3,
                     "findings": [
-                        {"length": n, "depth": 0.5, "groups": {name: group(name, n) for name in ["all", *kinds]}}
+                        {
+                            "length": n,
+                            "depth": 0.5,
+                            "edges": [10, 20, 30],
+                            "groups": {name: group(name, n) for name in ["all", *kinds]},
+                            "even": 0.1,
+                            "retrieval_heads": [],
+                            "heads": None,
+                        }
                         for n in LENGTHS
                     ],
                 }

@@ -98,5 +98,6 @@ def test_figures_are_drawn_of_one_seed_and_of_several(tmp_path):
     for name, seeds in {"one": 1, "three": 3}.items():
         findings = study(tmp_path / name, {variant: [2.0] * seeds for variant in ("rope", "nope", "a", "b", "c")})
         drawn = draw(findings, TRAINED)
-        assert list(drawn) == ["study-loss.png", "study-retrieval.png", "study-needles.png"]
+        names = ("loss", "retrieval", "needles", "attention-by-length", "attention-by-kind")
+        assert list(drawn) == [f"study-{name}.png" for name in names]
         assert all(data.startswith(b"\x89PNG\r\n\x1a\n") for data in drawn.values())
