@@ -20,14 +20,14 @@ INTRODUCTIONS = (
     "I will quiz you about the numbers afterwards.",
 )
 
-#: Facts in a document, and questions about them, at most.
-_FACTS, _QUESTIONS = 4, 3
+#: Facts in a document, and questions about them, at most. Few, so that most documents fit into a short row.
+_FACTS, _QUESTIONS = 3, 2
 
 #: Characters of text around the facts, at most.
-_FILLER = 300
+_FILLER = 150
 
 #: Shares of documents with an introduction, with text in one line as that of RULER is, and with facts told twice.
-_INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.3, 0.5, 0.5
+_INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.2, 0.5, 0.3
 
 _WORD = re.compile(r"\b[a-z]{4,9}\b")
 
