@@ -6,7 +6,11 @@
     configs/paper.py:rnope_10k_8b   (also 100k, 2m, 4m)
     configs/paper.py:rnope_swa_8b
 
-All variants are pretrained with theta 10,000; supervised fine-tuning on longer rows then moves the
+At study scale there are also rnope_swa_small_study (a smaller window), rnope_swa_first_study (the full
+layer first) and rnope_swa_log_study (log scaling on the full layers): later work disagrees with the
+paper on these.
+
+All variants at 8B are pretrained with theta 10,000; supervised fine-tuning on longer rows then moves the
 theta of the RoPE layers. That is known of the RoPE variant (to 2,000,000). The thetas that name the
 RNoPE variants are read here as those of their fine-tuning, which the public notes do not settle.
 """
@@ -15,9 +19,11 @@ from dataclasses import dataclass
 
 from rnope_jax import layers
 from rnope_jax.config import (
+    CheckpointConfig,
     Config,
     DataConfig,
     EvaluationConfig,
+    LossConfig,
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
@@ -26,6 +32,9 @@ from rnope_jax.config import (
 )
 
 PRETRAINING_THETA = 10_000.0
+
+#: Tokens of a training row of the study, and of a window.
+STUDY_LENGTH, STUDY_WINDOW = 256, 128
 
 
 @dataclass(frozen=True)
@@ -114,21 +123,21 @@ def _paper(variant: Variant) -> Config:
     )
 
 
-def _study(variant: Variant) -> Config:
-    """The same comparison for two CPU cores: 6M parameters, Python sources, rows of 256 then 1024 tokens.
+def _study(name: str, pattern: layers.Pattern) -> Config:
+    """The same comparison for two CPU cores: 1.3M parameters, rows of 256 tokens, 8M of them, no fine-tuning.
 
-    Everything here is chosen; lengths keep the paper's proportions (the window is half a
-    pretraining row, fine-tuning is longer).
+    Everything here is chosen. The window is half a row, as 4096 is of 8192; texts that are read later may be
+    16 times as long as a row. `python -m benchmarks.study` trains these variants and compares them.
     """
     return Config(
-        name=variant.name,
+        name=name,
         model=ModelConfig(
-            pattern=variant.pattern,
+            pattern=pattern,
             num_layers=8,
-            vocab_size=4096,
-            d_model=256,
-            d_ff=704,
-            num_heads=8,
+            vocab_size=1024,
+            d_model=128,
+            d_ff=256,
+            num_heads=4,
             num_kv_heads=2,
             head_dim=32,
             compute_dtype="float32",
@@ -136,23 +145,19 @@ def _study(variant: Variant) -> Config:
         ),
         stages=(
             StageConfig(
-                name="pretrain",
-                steps=1500,
-                sequence_length=256,
+                name="train",
+                steps=2000,
+                sequence_length=STUDY_LENGTH,
                 batch_size=16,
-                schedule=ScheduleConfig(peak=4e-3, warmup_steps=100, final_fraction=0.05),
-            ),
-            StageConfig(
-                name="sft",
-                steps=100,
-                sequence_length=1024,
-                batch_size=4,
-                schedule=ScheduleConfig(peak=2e-4, warmup_steps=10, final_fraction=0.1),
-                rope_theta=variant.sft_theta,
+                schedule=ScheduleConfig(
+                    peak=7e-3, warmup_steps=100, kind="wsd", decay_fraction=0.3, final_fraction=0.02
+                ),
             ),
         ),
         optimizer=OptimizerConfig(name="muon"),
-        evaluation=EvaluationConfig(every=250, rows=64),
+        loss=LossConfig(chunk=64),  # fits the caches of a CPU
+        evaluation=EvaluationConfig(every=500, rows=64),
+        checkpoint=CheckpointConfig(every=250, keep=1),
     )
 
 
@@ -198,42 +203,59 @@ def rnope_swa_8b() -> Config:
 
 def rope_study() -> Config:
     """`rope_8b` at study scale."""
-    return _study(_rope("rope_study"))
+    return _study("rope_study", layers.rope(PRETRAINING_THETA))
 
 
 def qk_norm_study() -> Config:
     """`qk_norm_8b` at study scale."""
-    return _study(_qk_norm("qk_norm_study"))
+    return _study("qk_norm_study", layers.qk_norm(PRETRAINING_THETA))
 
 
 def nope_study() -> Config:
     """`nope_8b` at study scale."""
-    return _study(_nope("nope_study"))
+    return _study("nope_study", layers.nope())
 
 
 def rnope_10k_study() -> Config:
     """`rnope_10k_8b` at study scale."""
-    return _study(_rnope("rnope_10k_study", 1e4))
+    return _study("rnope_10k_study", layers.rnope(1e4, ratio=1))
 
 
 def rnope_100k_study() -> Config:
-    """`rnope_100k_8b` at study scale."""
-    return _study(_rnope("rnope_100k_study", 1e5))
+    """As `rnope_10k_study`, trained with theta 100,000 from the start, since nothing follows pretraining."""
+    return _study("rnope_100k_study", layers.rnope(1e5, ratio=1))
 
 
 def rnope_2m_study() -> Config:
-    """`rnope_2m_8b` at study scale."""
-    return _study(_rnope("rnope_2m_study", 2e6))
+    """As `rnope_10k_study`, trained with theta 2,000,000."""
+    return _study("rnope_2m_study", layers.rnope(2e6, ratio=1))
 
 
 def rnope_4m_study() -> Config:
-    """`rnope_4m_8b` at study scale."""
-    return _study(_rnope("rnope_4m_study", 4e6))
+    """As `rnope_10k_study`, trained with theta 4,000,000."""
+    return _study("rnope_4m_study", layers.rnope(4e6, ratio=1))
 
 
 def rnope_swa_study() -> Config:
-    """`rnope_swa_8b` at study scale, with a window of 128."""
-    return _study(_rnope_swa("rnope_swa_study", window=128))
+    """`rnope_swa_8b` at study scale: three window layers and a full one, which comes last, a window of half a row."""
+    return _study("rnope_swa_study", layers.rnope_swa(STUDY_WINDOW, PRETRAINING_THETA))
+
+
+def rnope_swa_small_study() -> Config:
+    """As `rnope_swa_study`, with a quarter of its window."""
+    return _study("rnope_swa_small_study", layers.rnope_swa(STUDY_WINDOW // 4, PRETRAINING_THETA))
+
+
+def rnope_swa_first_study() -> Config:
+    """As `rnope_swa_study`, with the full layer first in each group, as SWAN-GPT has it."""
+    return _study("rnope_swa_first_study", layers.rnope_swa(STUDY_WINDOW, PRETRAINING_THETA, order="global_first"))
+
+
+def rnope_swa_log_study() -> Config:
+    """As `rnope_swa_study`, with logits of the full layers that grow with the logarithm of the position."""
+    scaling = layers.LogScaling(base=float(STUDY_LENGTH))
+    local = layers.rnope_swa(STUDY_WINDOW, PRETRAINING_THETA)[:-1]
+    return _study("rnope_swa_log_study", (*local, layers.LayerKind(None, None, log_scaling=scaling)))
 
 
 def config() -> Config:

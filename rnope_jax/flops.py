@@ -89,7 +89,11 @@ def cache_bytes(model: ModelConfig, context: int, bytes_per_value: int) -> int:
     return 2 * slots * model.num_kv_heads * model.head_dim * bytes_per_value
 
 
+def full_twin(model: ModelConfig) -> ModelConfig:
+    """The same model with full attention in every layer."""
+    return replace(model, pattern=tuple(replace(kind, window=None) for kind in model.pattern))
+
+
 def full_cache_bytes(model: ModelConfig, context: int, bytes_per_value: int) -> int:
     """What `cache_bytes` would be if every layer attended to the whole prefix."""
-    full = tuple(replace(kind, window=None) for kind in model.layer_kinds)
-    return cache_bytes(replace(model, pattern=full), context, bytes_per_value)
+    return cache_bytes(full_twin(model), context, bytes_per_value)

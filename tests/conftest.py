@@ -10,6 +10,8 @@ FLAGS = (
     "--xla_backend_optimization_level=0",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Models and data of the tests lie on this machine; the libraries that could fetch others need not ask for them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 
 import jax  # noqa: E402

@@ -1,10 +1,17 @@
 """`rnope describe`: what a configuration means, without running it."""
 
+import sys
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
 
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import Positional
+from tyro.conf import FlagCreatePairsOff, Positional
+
+#: Columns of the tables where they do not go to a terminal.
+_WIDTH = 120
 
 
 def short(number: float) -> str:
@@ -16,18 +23,37 @@ def short(number: float) -> str:
     return f"{number:,.3g}T"
 
 
-def describe(config: Positional[str], /) -> None:
-    """Show the layers, parameters, FLOPs and cache sizes of a configuration.
+def describe(
+    config: Positional[str],
+    /,
+    *,
+    contexts: tuple[int, ...] = (),
+    measure: Annotated[bool, FlagCreatePairsOff] = False,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    out: Path | None = None,
+) -> None:
+    """Show the layers, parameters and FLOPs of a configuration, and its caches beside full attention in every layer.
 
     Args:
-      config: configuration file, FILE.py or FILE.py:FUNCTION.
+      config: configuration file, FILE.py or FILE.py:FUNCTION, or a run.
+      contexts: tokens for which caches are shown; none takes the row lengths of the stages.
+      measure: also make the caches and decode with them on this machine, with random weights.
+      dtype: type of activations and cache. None: the model's.
+      out: directory for cache.json and figures/cache.png; none writes nothing.
     """
     from rnope_jax import attention, flops
     from rnope_jax.cli.config_file import load
+    from rnope_jax.evaluation import efficiency, efficiency_report
+    from rnope_jax.evaluation.outcome import check_place, leave
 
+    efficiency.check_contexts(contexts)
+    if out is not None:
+        check_place(out)
     loaded = load(config)
     shape = loaded.model
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)  # a file has no width to respect
     count = flops.parameters(shape)
     console.print(f"{loaded.name}: {count.total:,} parameters, {count.embedding:,} of them in the embedding")
 
@@ -57,9 +83,16 @@ def describe(config: Positional[str], /) -> None:
         )
     console.print(stages)
 
-    caches = Table("context", "key-value cache (bf16)", "share of full attention")
-    for context in dict.fromkeys(stage.sequence_length for stage in loaded.stages):
-        size = flops.cache_bytes(shape, context, 2)
-        whole = flops.full_cache_bytes(shape, context, 2)
-        caches.add_row(f"{context:,}", f"{size / 2**20:,.2f} MiB", f"{size / whole:.3f}")
-    console.print(caches)
+    shape = shape if dtype is None else replace(shape, compute_dtype=dtype)
+    chosen = contexts or tuple(dict.fromkeys(stage.sequence_length for stage in loaded.stages))
+    costs = (
+        efficiency.measure(shape, chosen, lambda line: print(line, file=sys.stderr, flush=True))
+        if measure
+        else [efficiency.predict(shape, context) for context in chosen]
+    )
+    console.print(f"caches in {shape.compute_dtype}, and shares of what full attention in every layer needs:")
+    console.print(efficiency_report.table(costs))
+    if out is not None:
+        drawn = {"cache.png": efficiency_report.figure(costs, loaded.name)}
+        for path in leave(out / "cache.json", efficiency_report.to_dict(costs, shape), out / "figures", drawn):
+            console.print(str(path))

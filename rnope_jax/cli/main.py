@@ -6,9 +6,11 @@ from typing import Any
 
 import tyro
 
+from rnope_jax.cli.analyze import analyze
 from rnope_jax.cli.checkpoints import checkpoints
 from rnope_jax.cli.describe import describe
 from rnope_jax.cli.errors import exit_code
+from rnope_jax.cli.evaluate import evaluate
 from rnope_jax.cli.exchange import export, import_
 from rnope_jax.cli.generate import generate
 from rnope_jax.cli.launch import launch
@@ -21,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[..., Any]] = {
         "prepare": prepare,
         "generate": generate,
+        "evaluate": evaluate,
+        "analyze": analyze,
         "describe": describe,
         "export": export,
         "import": import_,
@@ -30,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     args = list(sys.argv[1:] if arguments is None else arguments)
     description = (
-        "Prepare data, plan, sample from, look into and exchange RNoPE-SWA models. "
+        "Prepare data, plan, sample from, evaluate, look into and exchange RNoPE-SWA models. "
         "Training is `python train.py CONFIG`."
     )
     if args[:1] == ["plan"]:  # takes the fields of a configuration beside its own options

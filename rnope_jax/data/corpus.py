@@ -242,6 +242,13 @@ class _Making:
                     yield text
 
 
+def held_out(config: Config, run: Path) -> Tokens | None:
+    """The tokens that a run has not learned from; None if it has prepared none."""
+    if not (run / "data" / _key(config.data.corpus)).exists():
+        return None
+    return _Making(config, run, lambda _: None).tokens(config.data.corpus)[1]
+
+
 def _entries(root: Path, corpus: tuple[str, ...], config: Config) -> Entries:
     if (root / "entries.json").exists():
         return entries_of.load(root / "entries.json")

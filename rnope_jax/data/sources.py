@@ -49,24 +49,7 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[i
     Raises:
       UserError: if an entry does not exist, cannot be read, or nothing is left to learn from.
     """
-    check(corpus)
-    documents, skipped = [], []
-    for name, path, listed in files(corpus, config.suffixes):
-        if not is_plain_text(path):
-            continue
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            if listed:
-                raise UserError(
-                    f"data.corpus: {path} is not UTF-8 text ({error.reason} at byte {error.start})"
-                ) from error
-            skipped.append(printable(path))
-            continue
-        except OSError as error:
-            raise UserError(f"data.corpus: cannot read {path}: {error.strerror}") from error
-        if text.strip():
-            documents.append(Document(name, text))
+    documents, skipped = read_documents(corpus, config.suffixes)
     if not documents:
         suffixes = ", ".join(config.suffixes)
         raise UserError(
@@ -83,7 +66,39 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[i
     return Split(tuple(train), tuple(held_out), tuple(skipped))
 
 
-def check(corpus: Sequence[str]) -> None:
+def read_documents(
+    corpus: Sequence[str], suffixes: Sequence[str], field: str = "data.corpus"
+) -> tuple[list[Document], list[str]]:
+    """Every text of a corpus, and the files of directories that are not UTF-8 text.
+
+    Args:
+      corpus: files and directories.
+      suffixes: which files of directories are taken.
+      field: what messages call the corpus.
+
+    Raises:
+      UserError: if an entry does not exist or cannot be read.
+    """
+    check(corpus, field)
+    documents, skipped = [], []
+    for name, path, listed in files(corpus, suffixes):
+        if not is_plain_text(path):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            if listed:
+                raise UserError(f"{field}: {path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+            skipped.append(printable(path))
+            continue
+        except OSError as error:
+            raise UserError(f"{field}: cannot read {path}: {error.strerror}") from error
+        if text.strip():
+            documents.append(Document(name, text))
+    return documents, skipped
+
+
+def check(corpus: Sequence[str], field: str = "data.corpus") -> None:
     """Checks that every entry of a corpus exists, without reading it.
 
     Raises:
@@ -91,7 +106,7 @@ def check(corpus: Sequence[str]) -> None:
     """
     for entry in corpus:
         if entry != STDLIB and not Path(entry).expanduser().exists():
-            raise UserError(f"data.corpus: {entry} does not exist; give a text file, a directory or {STDLIB!r}")
+            raise UserError(f"{field}: {entry} does not exist; give a text file, a directory or {STDLIB!r}")
 
 
 def files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:

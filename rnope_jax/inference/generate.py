@@ -117,7 +117,7 @@ def _blocks(
     made, ready = 1, None
     while made < max_tokens:
         count = min(DECODE_BLOCK, max_tokens - made)
-        tokens, sequences = _decode(config, sampling, stop_token, params, sequences, key, count)
+        tokens, sequences = decode(config, sampling, stop_token, params, sequences, key, count)
         if ready is not None:
             yield ready  # while the device makes the next ones
         made, ready = made + count, tokens
@@ -154,13 +154,14 @@ def prefill(config: ModelConfig, params: Params, prompts: Prompts, context: int)
     Returns:
       The caches and the normalised state of each prompt's last token [B, d_model].
     """
-    cache, hidden = _empty(config, params, len(prompts.lengths), context)
+    cache, hidden = empty_state(config, params, len(prompts.lengths), context)
     for chunk in prompts.chunks:
         hidden, cache = _read(config, params, prompts.tokens[:, chunk], prompts.positions[:, chunk], hidden, cache)
     return cache, hidden
 
 
-def _empty(config: ModelConfig, params: Params, batch: int, context: int) -> tuple[Caches, jax.Array]:
+def empty_state(config: ModelConfig, params: Params, batch: int, context: int) -> tuple[Caches, jax.Array]:
+    """Caches without tokens, and states [B, d_model] of zeros, where the parameters are."""
     state = (
         model.empty_cache(config, batch, context),
         jnp.zeros((batch, config.d_model), jnp.dtype(config.compute_dtype)),
@@ -199,7 +200,7 @@ def _first(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def _decode(
+def decode(
     config: ModelConfig,
     sampling: Sampling,
     stop_token: int | None,
@@ -255,11 +256,11 @@ def _compile(
     key: jax.Array,
 ) -> None:
     """Compiles what `generate` will run; jit finds it then."""
-    cache, hidden = _empty(config, params, len(prompts.lengths), context)
+    cache, hidden = empty_state(config, params, len(prompts.lengths), context)
     for chunk in {chunk.stop - chunk.start: chunk for chunk in prompts.chunks}.values():
         tokens, positions = prompts.tokens[:, chunk], prompts.positions[:, chunk]
         _read.lower(config, params, tokens, positions, hidden, cache).compile()
     settings = (config, sampling, stop_token, params)
     _first.lower(*settings, cache, hidden, prompts.lengths, key).compile()
     _, sequences = _first(*settings, cache, hidden, prompts.lengths, key)
-    _decode.lower(*settings, sequences, key, 1).compile()
+    decode.lower(*settings, sequences, key, 1).compile()

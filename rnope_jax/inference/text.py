@@ -13,6 +13,7 @@ from rnope_jax.inference.sampling import Sampling
 from rnope_jax.inference.stats import Stats
 from rnope_jax.interop import open_source
 from rnope_jax.model import Params
+from rnope_jax.weights import DTYPES
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class TextModel:
     tokenizer: Tokenizer
     step: int
     """Training steps that the parameters have seen."""
+    context: int
+    """Longest row that the model was trained on."""
 
     def stream(
         self, prompt: str, max_tokens: int, sampling: Sampling, seed: int = 0, stats: Stats | None = None
@@ -71,7 +74,8 @@ def load(run: Path, dtype: ComputeDtype | None = None, *, trust_checkpoint: bool
 
     Args:
       run: the directory.
-      dtype: type of weights, activations and cache, float32 or bfloat16; None takes that of the model.
+      dtype: type of weights, activations and cache, float32 or bfloat16; None takes that of the run, or for Hugging
+        Face files the one that holds their weights.
       trust_checkpoint: do not compare the files of the checkpoint with its integrity file first.
 
     Raises:
@@ -85,5 +89,8 @@ def load(run: Path, dtype: ComputeDtype | None = None, *, trust_checkpoint: bool
         raise UserError(
             f"{source.tokenizer}: has {loaded.vocab_size} tokens, the model an embedding of {source.model.vocab_size}"
         )
+    if dtype is None and source.config is None:
+        # Files do not say in what type to compute; one that holds their values does.
+        dtype = "bfloat16" if source.weights.dtype("embedding") == DTYPES["bfloat16"] else "float32"
     config, params = read(source.weights, source.model, dtype)
-    return TextModel(config, params, loaded, source.step)
+    return TextModel(config, params, loaded, source.step, source.context)

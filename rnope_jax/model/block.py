@@ -50,10 +50,13 @@ class Attention(nnx.Module):
             self.query_norm = LayerNorm((heads, dim), ("heads", None), config.norm_eps, stack=stack)
             self.key_norm = LayerNorm((kv_heads, dim), ("kv_heads", None), config.norm_eps, stack=stack)
 
-    def __call__(
-        self, x: jax.Array, rows: Rows, cache: caches.LayerCache | None
-    ) -> tuple[jax.Array, caches.LayerCache | None]:
-        """Attends from `x` [B, S, d_model] to itself, or to `cache` and itself."""
+    @property
+    def spec(self) -> AttentionSpec:
+        """What this kind of layer computes."""
+        return AttentionSpec(scale=default_scale(self.config.head_dim), window=self.kind.window)
+
+    def qkv(self, x: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, S, H, D], keys and values [B, S, K, D] of `x` [B, S, d_model], as this kind compares them."""
         kind, dtype = self.kind, x.dtype
         q, k, v = (project(x, weight[...]) for weight in (self.query, self.key, self.value))
         if kind.qk_norm:
@@ -66,16 +69,23 @@ class Attention(nnx.Module):
             q = (q * factor[..., None, None]).astype(dtype)
         q = constrain(q, "batch", "sequence", "heads", None)
         k, v = (constrain(heads, "batch", "sequence", "kv_heads", None) for heads in (k, v))
-        spec = AttentionSpec(scale=default_scale(self.config.head_dim), window=kind.window)
+        return q, k, v
+
+    def __call__(
+        self, x: jax.Array, rows: Rows, cache: caches.LayerCache | None
+    ) -> tuple[jax.Array, caches.LayerCache | None]:
+        """Attends from `x` [B, S, d_model] to itself, or to `cache` and itself."""
+        kind = self.kind
+        q, k, v = self.qkv(x, rows)
         if cache is None:
-            mixed = attend(q, k, v, spec, segment_ids=rows.segment_ids, backend=self.config.attention)
+            mixed = attend(q, k, v, self.spec, segment_ids=rows.segment_ids, backend=self.config.attention)
         else:
             cache, seen = caches.extend(cache, k, v, rows.positions, kind.window)
             mixed = cached.attend(
                 q,
                 seen.keys,
                 seen.values,
-                spec,
+                self.spec,
                 q_positions=rows.positions,
                 k_positions=seen.positions,
                 # A full layer fills its slots in order; a ring may hold a token in any slot.

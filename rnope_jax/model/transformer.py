@@ -5,15 +5,15 @@ so their parameters are stored stacked, and one `lax.scan` runs all periods: com
 grow with depth. Layers after the last whole period follow unrolled.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rnope_jax.attention import SAVED
+from rnope_jax.attention import SAVED, AttentionSpec
 from rnope_jax.config import ModelConfig
 from rnope_jax.layers import Pattern
 from rnope_jax.model import cache as caches
@@ -26,6 +26,9 @@ from rnope_jax.sharding import constrain
 
 #: Caches of a model: one per slot of the pattern, stacked over its periods, then one per remaining layer.
 Caches = tuple[tuple[caches.LayerCache, ...], tuple[caches.LayerCache, ...]]
+
+#: What an observer makes of a layer.
+Observation = TypeVar("Observation")
 
 
 class Transformer(nnx.Module):
@@ -108,6 +111,44 @@ class Transformer(nnx.Module):
             h, layer = block(h, rows, layer)
             updated.append(layer)
         return self.norm(h), (stacked, tuple(updated))
+
+    def observe(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        cache: Caches,
+        look: Callable[[AttentionSpec, jax.Array, caches.LayerCache], Observation],
+    ) -> list[Observation]:
+        """What every layer compares when cached sequences are continued, layer by layer in order.
+
+        Args:
+          tokens: as for `extend`.
+          positions: as for `extend`.
+          cache: as for `extend`; is not extended.
+          look: is given what a layer computes, its queries [B, S, H, D] and slots that hold at least
+            every key that one of them sees.
+
+        Returns:
+          What `look` made of each layer. No layer is in a scan, so compile time grows with depth.
+        """
+        rows, h, found = self._rows(positions, None), self._embed(tokens), []
+        for block, layer in self._layers(cache):
+            attention = block.attention
+            q, k, v = attention.qkv(block.norm(h), rows)
+            _, seen = caches.extend(layer, k, v, positions, attention.kind.window)
+            found.append(look(attention.spec, q, seen))
+            h, _ = block(h, rows, layer)
+        return found
+
+    def _layers(self, cache: Caches) -> Iterator[tuple[Block, caches.LayerCache]]:
+        """Every layer with its cache, taken out of the stacks."""
+        stacked, single = cache
+        graphs, states = _split(self.periods)
+        for index in range(self.config.num_periods):
+            for graph, state, slot in zip(graphs, states, stacked, strict=True):
+                state, layer = jax.tree.map(lambda x: x[index], (state, slot))  # noqa: B023 (called at once)
+                yield nnx.merge(graph, state), layer
+        yield from zip(self.remainder, single, strict=True)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Output logits [..., vocab_size] of normalised states [B, ..., d_model], in float32."""

@@ -44,3 +44,23 @@ def test_a_missing_file_is_refused(capsys):
     ended = rnope_here(capsys, "describe", "nowhere.py")
     assert ended.code == 2
     assert ended.err == "error: configuration file nowhere.py does not exist\n"
+
+
+def test_caches_are_shown_beside_full_attention_and_kept_where_asked_for(capsys, tmp_path):
+    ended = rnope_here(
+        capsys, "describe", ROOT / "configs" / "command_r7b.py", "--contexts", 8192, 32768, "--out", tmp_path
+    )
+    assert ended.code == 0
+    assert re.search(r"8,192 .* 640\.00 .* 1,024\.00 .* 0\.625 ", ended.out)
+    assert re.search(r"32,768 .* 0\.344 ", ended.out)
+    assert (tmp_path / "figures" / "cache.png").is_file()
+    assert (tmp_path / "cache.json").is_file()
+
+
+def test_caches_are_measured_where_asked_for(capsys):
+    ended = rnope_here(capsys, "describe", TINY, "--contexts", 32, "--measure", "--dtype", "bfloat16")
+    assert ended.code == 0
+    assert "caches in bfloat16" in ended.out
+    assert "measured" in ended.out
+    refused = rnope_here(capsys, "describe", TINY, "--contexts", 8)
+    assert (refused.code, refused.err) == (2, "error: contexts = [8]: must be above 16 tokens\n")

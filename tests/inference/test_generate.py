@@ -44,7 +44,7 @@ def fresh():
     """Constants of the module are part of compiled functions: forget those before and after."""
 
     def clear():
-        for compiled in (module._decode, module._read, module._first):
+        for compiled in (module.decode, module._read, module._first):
             compiled.clear_cache()
 
     clear()
@@ -136,7 +136,7 @@ def test_the_loop_ends_when_every_row_has_ended(greedy, monkeypatch, fresh):
     settings, sequences, key = begun([ragged_prompts()[1]], stop=int(greedy[1, place]))
     monkeypatch.setattr(module, "_draw", counting)
     for expected in ([*greedy[1, 1:place], *[-1] * (17 - place)], [-1] * 16):
-        tokens, sequences = module._decode(*settings, sequences, key, 16)
+        tokens, sequences = module.decode(*settings, sequences, key, 16)
         np.testing.assert_array_equal(tokens[0], expected)
     jax.effects_barrier()
     assert len(drawn) == place  # the last of them is the stop token; nothing ran after it
@@ -145,7 +145,7 @@ def test_the_loop_ends_when_every_row_has_ended(greedy, monkeypatch, fresh):
 def test_the_loop_makes_as_many_tokens_as_it_is_told(greedy):
     settings, sequences, key = begun()
     for made, count in ((1, 3), (4, 0), (4, 11)):
-        tokens, sequences = module._decode(*settings, sequences, key, count)
+        tokens, sequences = module.decode(*settings, sequences, key, count)
         np.testing.assert_array_equal(tokens[:, :count], greedy[:, made : made + count])
         assert (tokens[:, count:] == -1).all()
     np.testing.assert_array_equal(sequences.length, [3 + 15, 17 + 15, 9 + 15])
@@ -156,7 +156,7 @@ def test_a_row_that_has_ended_stores_nothing_more(greedy):
         i for i in range(1, 12) if greedy[0, i] not in greedy[0, :i] and greedy[0, i] not in greedy[1:, : i + 5]
     )
     settings, sequences, key = begun(stop=int(greedy[0, place]))
-    _, after = module._decode(*settings, sequences, key, place + 4)
+    _, after = module.decode(*settings, sequences, key, place + 4)
     for layer in jax.tree.leaves(after.cache, is_leaf=lambda x: hasattr(x, "positions")):
         assert layer.positions[0].max() == 3 + place - 1
         assert layer.positions[1].max() == 17 + place + 3
@@ -164,10 +164,10 @@ def test_a_row_that_has_ended_stores_nothing_more(greedy):
 
 def test_giving_the_cache_away_changes_nothing(greedy):
     settings, sequences, key = begun()
-    keeping = jax.jit(module._decode.__wrapped__, static_argnums=(0, 1, 2))
+    keeping = jax.jit(module.decode.__wrapped__, static_argnums=(0, 1, 2))
     kept = keeping(*settings, sequences, key, 16)
     again = keeping(*settings, sequences, key, 16)  # the same sequences: nothing was overwritten
-    given = module._decode(*settings, sequences, key, 16)
+    given = module.decode(*settings, sequences, key, 16)
     for other in (again, given):
         for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -176,7 +176,7 @@ def test_giving_the_cache_away_changes_nothing(greedy):
 
 def test_the_cache_is_not_copied_in_the_loop():
     settings, sequences, key = begun(context=4096)
-    memory = module._decode.lower(*settings, sequences, key, 16).compile().memory_analysis()
+    memory = module.decode.lower(*settings, sequences, key, 16).compile().memory_analysis()
     cache = sum(x.nbytes for x in jax.tree.leaves(sequences.cache))
     full = max(x.nbytes for x in jax.tree.leaves(sequences.cache))
     assert memory.alias_size_in_bytes >= cache

@@ -64,17 +64,31 @@ def attention(
     config: ModelConfig, kind: LayerKind, params: dict[str, Any], x: Any, positions: Any, segments: Any
 ) -> np.ndarray:
     """An attention layer [B, S, d_model], query by query, in float64."""
-    params = {name.removeprefix("attention."): np.asarray(p, np.float64) for name, p in params.items()}
+    params = _own(params)
+    x = np.asarray(x, np.float64)
+    v = np.einsum("bsm,mhd->bshd", x, params["value"])
+    share = config.num_heads // config.num_kv_heads
+    weights = attention_weights(config, kind, params, x, positions, segments)
+    mixed = np.einsum("bhst,bthd->bshd", weights, np.repeat(v, share, axis=2))
+    return np.einsum("bshd,hdm->bsm", mixed, params["output"])
+
+
+def attention_weights(
+    config: ModelConfig, kind: LayerKind, params: dict[str, Any], x: Any, positions: Any, segments: Any
+) -> np.ndarray:
+    """What each query gives to each key [B, H, S, S], query by query, in float64."""
+    params = _own(params)
     x, positions, segments = np.asarray(x, np.float64), np.asarray(positions), np.asarray(segments)
-    q, k, v = (np.einsum("bsm,mhd->bshd", x, params[name]) for name in ("query", "key", "value"))
+    q, k = (np.einsum("bsm,mhd->bshd", x, params[name]) for name in ("query", "key"))
     if kind.qk_norm:
         q = layer_norm(q, params["query_norm.scale"], config.norm_eps)
         k = layer_norm(k, params["key_norm.scale"], config.norm_eps)
     if kind.rope_theta is not None:
         q, k = rotate(q, positions, kind.rope_theta), rotate(k, positions, kind.rope_theta)
-    mixed = np.zeros_like(q)
+    batch, length, heads = q.shape[:3]
+    found = np.zeros((batch, heads, length, length))
     share = config.num_heads // config.num_kv_heads
-    for b, i, h in np.ndindex(q.shape[:3]):
+    for b, i, h in np.ndindex(batch, length, heads):
         first = 0 if kind.window is None else max(0, i - kind.window + 1)
         seen = [j for j in range(first, i + 1) if segments[b, j] == segments[b, i]]
         logits = k[b, seen, h // share] @ q[b, i, h] / np.sqrt(config.head_dim)
@@ -82,8 +96,12 @@ def attention(
             base = kind.log_scaling.base
             logits = logits * np.log(base + positions[b, i]) / np.log(base)
         weights = np.exp(logits - logits.max())
-        mixed[b, i, h] = weights / weights.sum() @ v[b, seen, h // share]
-    return np.einsum("bshd,hdm->bsm", mixed, params["output"])
+        found[b, h, i, seen] = weights / weights.sum()
+    return found
+
+
+def _own(params: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("attention."): np.asarray(p, np.float64) for name, p in params.items()}
 
 
 def block(config: ModelConfig, kind: LayerKind, params: dict[str, Any], h: Any, positions: Any, segments: Any) -> Any:

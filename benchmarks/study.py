@@ -1,0 +1,215 @@
+"""The paper's comparison at study scale: trains all variants alike, measures them, writes docs/study.md.
+
+    python -m benchmarks.study WORK [--variants rope qk_norm ...] [--seeds 0 1 2] [--steps 2000]
+
+Every variant NAME is the function NAME_study of configs/paper.py. All see the same tokens in the same
+order for the same seed: the sources of the Python standard library, and documents in which a fact is
+hidden and asked for (`rnope_jax.data.retrieval`), made of the same sources. Nothing that is measured
+was in either. The command goes on where it was interrupted; --report only reads what was measured.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import machine
+from rnope_jax import flops
+from rnope_jax.cli import config_file
+from rnope_jax.cli.errors import exit_code
+from rnope_jax.config import STDLIB, Config, DataConfig
+from rnope_jax.data import retrieval, sources, tokenizer
+from rnope_jax.errors import UserError
+from rnope_jax.evaluation.outcome import leave
+from rnope_jax.evaluation.study.findings import Run, read
+from rnope_jax.evaluation.study.report import draw, page
+from rnope_jax.files import make_directory, write_text
+
+ROOT = Path(__file__).parent.parent
+
+#: What is compared unless told otherwise: the paper's variants, then what later work disagrees on.
+VARIANTS = (
+    "rope",
+    "qk_norm",
+    "nope",
+    "rnope_10k",
+    "rnope_swa",
+    "rnope_swa_small",
+    "rnope_swa_first",
+    "rnope_swa_log",
+)
+
+#: Lengths that are measured, as multiples of a training row.
+MULTIPLES = (1, 2, 4, 8, 16)
+
+#: Tasks of RULER that are measured: the values of the needles are numbers, as in training.
+TASKS = ("niah_single_1", "niah_single_2", "niah_multikey_1")
+
+#: Depths of needles, in percent.
+DEPTHS = (0, 25, 50, 75, 100)
+
+
+def main() -> None:
+    """Makes the data, trains and measures run by run, then writes the page."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="of training; none takes those of the configuration")
+    parser.add_argument("--multiples", nargs="+", type=int, default=list(MULTIPLES))
+    parser.add_argument("--samples", type=int, default=20, help="texts for each length, depth and task")
+    parser.add_argument("--share", type=float, default=0.5, help="of the characters that are retrieval documents")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="where study.md and figures/ go")
+    parser.add_argument("--report", action="store_true", help="only write the page of what was measured")
+    given = parser.parse_args()
+    study = Study(given)
+    if not given.report:
+        study.prepare()
+        for seed in given.seeds:  # a whole comparison of one seed first
+            for variant in given.variants:
+                study.train(variant, seed)
+                study.measure(variant, seed)
+    study.report()
+
+
+class Study:
+    """The files of a study, and the commands that make them."""
+
+    def __init__(self, given: argparse.Namespace):
+        if not 0 < given.share < 1:
+            raise UserError(f"--share {given.share}: must be between 0 and 1, both excluded")
+        self.given, self.work = given, given.work.absolute()
+        self.configs = {name: self._config(name) for name in given.variants}
+        self.trained = next(iter(self.configs.values())).max_sequence_length
+        self.steps = given.steps or next(iter(self.configs.values())).total_steps
+        self.lengths = [multiple * self.trained for multiple in given.multiples]
+
+    @staticmethod
+    def _config(name: str) -> Config:
+        return config_file.load(f"{ROOT / 'configs' / 'paper.py'}:{name}_study")
+
+    def prepare(self) -> None:
+        """Writes what models learn from and are asked about, and the tokenizer that they share.
+
+        Raises:
+          UserError: if the directory was prepared for another study.
+        """
+        settings = {"share": self.given.share, "python": sys.version.split()[0], "steps": self.steps}
+        file = self.work / "study.json"
+        if file.exists() and (before := json.loads(file.read_text())) != settings:
+            raise UserError(f"{self.work} holds a study with {before}, not {settings}; give another directory")
+        split = sources.read_split((STDLIB,), DataConfig())
+        texts = [document.text for document in split.train]
+        wanted = sum(map(len, texts)) * self.given.share / (1 - self.given.share)
+        made = list(retrieval.documents(texts, int(wanted), seed=0))
+        self._write(self.work / "retrieval", made)
+        self._write(self.work / "unseen", split.held_out)
+        if not (self.work / "tokenizer").exists():
+            size = next(iter(self.configs.values())).model.vocab_size
+            tokenizer.train((document.text for document in (*split.train, *made)), size).save(self.work / "tokenizer")
+        write_text(file, json.dumps(settings) + "\n")
+
+    @staticmethod
+    def _write(directory: Path, documents: Any) -> None:
+        if directory.exists():
+            return
+        with make_directory(directory) as target:
+            for number, document in enumerate(documents):
+                (target / f"{number:06}{Path(document.name).suffix}").write_text(document.text, encoding="utf-8")
+
+    def run_directory(self, variant: str, seed: int) -> Path:
+        """Of one run."""
+        return self.work / f"{variant}-{seed}"
+
+    def results(self, variant: str, seed: int) -> Path:
+        """Where the results of one run are."""
+        return self.run_directory(variant, seed) / "evaluations" / f"step-{self.steps}"
+
+    def train(self, variant: str, seed: int) -> None:
+        """Trains one variant, or goes on with it."""
+        run = self.run_directory(variant, seed)
+        if (run / "checkpoints" / str(self.steps)).exists():
+            return
+        warmup = min(self.configs[variant].stages[0].schedule.warmup_steps, self.steps // 10)
+        self._call(
+            [str(ROOT / "train.py"), f"{ROOT / 'configs' / 'paper.py'}:{variant}_study"],
+            ["--data.corpus", STDLIB, str(self.work / "retrieval")],
+            ["--data.tokenizer", str(self.work / "tokenizer" / "tokenizer.json")],
+            ["--stages.0.steps", str(self.steps), "--stages.0.schedule.warmup-steps", str(warmup)],
+            ["--run-dir", str(run), "--seed", str(seed), "--logging.tensorboard", "False"],
+        )
+
+    def measure(self, variant: str, seed: int) -> None:
+        """Measures one run, or goes on with it."""
+        run, done = self.run_directory(variant, seed), self.results(variant, seed) / "study.json"
+        settings = {"lengths": self.lengths, "samples": self.given.samples, "tasks": TASKS, "depths": DEPTHS}
+        settings = json.loads(json.dumps(settings))
+        if done.exists() and json.loads(done.read_text()) == settings:
+            return
+        command = ["-m", "rnope_jax.cli.main"]
+        alike = ["--lengths", *map(str, self.lengths), "--samples", str(self.given.samples)]
+        unseen = str(self.work / "unseen")
+        evaluations = ["--loss-by-position", "--text", unseen, "--needle", "--depths", *map(str, DEPTHS)]
+        self._call([*command, "evaluate", str(run)], evaluations, ["--ruler", *TASKS, "--haystack", unseen], alike)
+        self._call([*command, "analyze", str(run)], ["--haystack", unseen, "--per-head"], alike)
+        write_text(done, json.dumps(settings) + "\n")
+
+    def report(self) -> None:
+        """Writes the page and its figures from all runs that were measured."""
+        runs = [
+            Run(variant, seed, self.results(variant, seed))
+            for variant in self.given.variants
+            for seed in self.given.seeds
+            if (self.results(variant, seed) / "study.json").exists()
+        ]
+        if not runs:
+            raise UserError(f"{self.work}: nothing was measured with {self.steps} steps; leave --report out")
+        findings = read(runs)
+        drawn = draw(findings, self.trained)
+        text = page(findings, self.trained, self._about(findings.seeds), [f"figures/{name}" for name in drawn])
+        self.given.out.mkdir(parents=True, exist_ok=True)
+        kept = {
+            "runs": [{"variant": run.variant, "seed": run.seed} for run in runs],
+            "about": self._about(findings.seeds),
+        }
+        for path in leave(self.work / "report.json", kept, self.given.out / "figures", drawn):
+            print(path)
+        write_text(self.given.out / "study.md", text)
+        print(self.given.out / "study.md")
+
+    def _about(self, seeds: list[int]) -> dict[str, str]:
+        config = next(iter(self.configs.values()))
+        stage, here = config.stages[0], machine()
+        tokens = self.steps * stage.batch_size * stage.sequence_length
+        options = [f"--steps {self.steps}", f"--seeds {' '.join(map(str, self.given.seeds))}"]
+        options += [f"--variants {' '.join(self.given.variants)}"] if self.given.variants != list(VARIANTS) else []
+        options += [f"--samples {self.given.samples}", f"--share {self.given.share:g}"]
+        options += [f"--multiples {' '.join(map(str, self.given.multiples))}"]
+        return {
+            "Command": f"`python -m benchmarks.study WORK {' '.join(options)}`",
+            "Models": f"{flops.parameters(config.model).total:,} parameters, {config.model.num_layers} layers of width "
+            f"{config.model.d_model}, as `configs/paper.py:NAME_study`",
+            "Training": f"{self.steps:,} steps of {stage.batch_size} rows of {stage.sequence_length} tokens, "
+            f"{tokens:,} tokens in all, {config.optimizer.name}; every variant sees the same tokens",
+            "Text": "sources of the Python standard library, and documents that hide facts in them and ask for them "
+            f"({self.given.share:.0%} of the characters); measured on files and facts that were in neither",
+            "Seeds": ", ".join(map(str, seeds)),
+            "Samples": f"{self.given.samples} texts for each length, depth and task; RULER is {', '.join(TASKS)}",
+            "Machine": f"{here['cores']} cores of {here['processor']}, Python {here['python']}",
+        }
+
+    def _call(self, *parts: list[str]) -> None:
+        command = [sys.executable, *(word for part in parts for word in part)]
+        print("$", *command[1:], flush=True)
+        ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+        if ended.returncode:
+            raise UserError(
+                f"this command ended with code {ended.returncode}; the study goes on from here when it is run again"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,112 @@
+"""Documents that teach retrieval: facts hidden in text, then questions about them with their answers.
+
+The sentences are those of RULER's needle tasks (arXiv 2404.06654), so that a model which has learned
+from such documents, however short, can be asked about longer texts in the same words.
+"""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rnope_jax.data.sources import Document
+from rnope_jax.errors import UserError
+
+#: What stands before a text about which one question is asked, and before one with several.
+INTRODUCTIONS = (
+    "A special magic number is hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the number afterwards.",
+    "Some special magic numbers are hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the numbers afterwards.",
+)
+
+#: Facts in a document, and questions about them, at most. Few, so that most documents fit into a short row.
+_FACTS, _QUESTIONS = 3, 2
+
+#: Characters of text around the facts, at most.
+_FILLER = 150
+
+#: Shares of documents with an introduction, with text in one line as that of RULER is, and with facts told twice.
+_INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.2, 0.5, 0.3
+
+_WORD = re.compile(r"\b[a-z]{4,9}\b")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A key and its value."""
+
+    key: str
+    value: str
+
+    @property
+    def sentence(self) -> str:
+        """What is hidden in a text."""
+        return f"One of the special magic numbers for {self.key} is: {self.value}."
+
+    @property
+    def question(self) -> str:
+        """What is asked after the text, with the beginning of the answer."""
+        asked = f"the special magic number for {self.key} mentioned in the provided text"
+        return f"What is {asked}? The {asked[4:]} is"
+
+    @property
+    def answer(self) -> str:
+        """What follows the question."""
+        return f" {self.value}"
+
+
+def draw_fact(words: Sequence[str], rng: random.Random) -> Fact:
+    """A key of two words and a value of seven digits."""
+    return Fact(f"{rng.choice(words)}-{rng.choice(words)}", str(rng.randrange(10**6, 10**7)))
+
+
+def vocabulary(texts: Sequence[str]) -> list[str]:
+    """The words of texts that keys are made of.
+
+    Raises:
+      UserError: if there are too few to tell keys apart.
+    """
+    words = sorted({word for text in texts for word in _WORD.findall(text)})
+    if len(words) < 2:
+        raise UserError(f"retrieval documents need texts with at least 2 words of 4 to 9 letters, found {len(words)}")
+    return words
+
+
+def documents(texts: Sequence[str], characters: int, seed: int) -> Iterator[Document]:
+    """Retrieval documents around passages of `texts`; the same arguments give the same documents.
+
+    Args:
+      texts: what the facts are hidden in; held-out text does not belong here.
+      characters: documents are made until they have so many together.
+      seed: of the draws.
+    """
+    words, rng, made, number = vocabulary(texts), random.Random(seed), 0, 0
+    while made < characters:
+        text = _document(texts, words, rng)
+        yield Document(f"retrieval/{number:06}.txt", text)
+        made, number = made + len(text), number + 1
+
+
+def _document(texts: Sequence[str], words: Sequence[str], rng: random.Random) -> str:
+    lines = _passage(rng.choice(texts), rng.randint(1, _FILLER), rng)
+    facts = list({fact.key: fact for fact in (draw_fact(words, rng) for _ in range(rng.randint(1, _FACTS)))}.values())
+    for fact in facts:
+        lines.insert(rng.randint(0, len(lines)), f"{fact.sentence}\n")
+    if rng.random() < _TOLD_TWICE:  # many values that can be known, in few tokens
+        lines += [f"{fact.sentence}\n" for fact in rng.sample(facts, len(facts))]
+    text = "".join(lines)
+    if rng.random() < _IN_ONE_LINE:
+        text = " ".join(text.split()) + "\n"
+    asked = rng.sample(facts, rng.randint(1, min(len(facts), _QUESTIONS)))
+    questions = "".join(f"{fact.question}{fact.answer}\n" for fact in asked)
+    introduction = f"{INTRODUCTIONS[len(asked) > 1]}\n" if rng.random() < _INTRODUCED else ""
+    return f"{introduction}{text}{questions}"
+
+
+def _passage(text: str, characters: int, rng: random.Random) -> list[str]:
+    """Whole lines from a random place of a text, `characters` long together or a little more; at most twice that."""
+    start = text.rfind("\n", 0, rng.randrange(len(text))) + 1
+    end = text.find("\n", start + characters, start + 2 * characters)
+    passage = text[start : start + 2 * characters] if end < 0 else text[start : end + 1]
+    return (passage if passage.endswith("\n") else f"{passage}\n").splitlines(keepends=True)

@@ -1,0 +1,182 @@
+"""What others have found, as orderings that a study can confirm or not, seed by seed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from rnope_jax.evaluation.study.findings import Findings
+
+#: Least score, of 100, at which a variant counts as able to retrieve.
+_RETRIEVES = 50.0
+
+#: Fewest seeds with which something is claimed.
+_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Term:
+    """A number of a variant."""
+
+    variant: str
+    quantity: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That numbers fall from term to term, at a multiple of the training length."""
+
+    text: str
+    source: str
+    terms: tuple[Term, ...]
+    """Their numbers fall strictly."""
+    multiple: int = 1
+    about_retrieval: bool = False
+    """Whether it says nothing unless one of its variants can retrieve within the training length."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one claim."""
+
+    claim: Claim
+    by_seed: dict[int, bool]
+    """Whether the ordering is there; a seed is left out where a term was not measured."""
+    judged: bool
+    """False where nothing can be said: no variant retrieves, or no seed has all terms."""
+    margin: float
+    """The least step from term to term, of means over seeds; negative where these are in another order."""
+
+    @property
+    def words(self) -> str:
+        """The verdict in words."""
+        if not self.judged:
+            return "cannot be judged"
+        holds, seeds = sum(self.by_seed.values()), len(self.by_seed)
+        word = "appears" if holds == seeds else "unclear" if holds else "does not appear"
+        few = "" if seeds >= _SEEDS else ", too few to claim anything"
+        return f"{word} ({holds} of {seeds} seeds{few})"
+
+
+def falling(quantity: str, *variants: str) -> tuple[Term, ...]:
+    """One quantity of several variants, the highest first."""
+    return tuple(Term(variant, quantity) for variant in variants)
+
+
+_LATER = "later work"
+
+#: Those of the paper first, then those on which later work disagrees with it or goes on from it.
+CLAIMS = (
+    Claim("NoPE alone predicts text worse than RoPE", "Table 2", falling("loss", "nope", "rope")),
+    Claim("RNoPE-SWA predicts text better than RoPE", "section 4", falling("loss", "rope", "rnope_swa")),
+    Claim("NoPE attends most to the fact, RoPE less", "Table 3", falling("all mass needle", "nope", "rope")),
+    Claim("RoPE attends more to the fact than QK-Norm", "Table 3", falling("all mass needle", "rope", "qk_norm")),
+    Claim("QK-Norm hardly attends to the beginning", "Table 3", falling("all mass begin", "rope", "qk_norm")),
+    Claim("QK-Norm spreads its attention more than RoPE", "Table 9", falling("all entropy", "qk_norm", "rope")),
+    Claim("so it does on texts 4 times as long", "Table 9", falling("all entropy", "qk_norm", "rope"), multiple=4),
+    Claim(
+        "in a hybrid, NoPE layers attend more to the fact than RoPE layers",
+        "Table 4",
+        (Term("rnope_10k", "nope mass needle"), Term("rnope_10k", "rope mass needle")),
+    ),
+    Claim(
+        "in a hybrid, NoPE layers attend more to the beginning than RoPE layers",
+        "Table 4",
+        (Term("rnope_10k", "nope mass begin"), Term("rnope_10k", "rope mass begin")),
+    ),
+    Claim(
+        "in a hybrid, RoPE layers attend more to question and answer than NoPE layers",
+        "Table 4",
+        (Term("rnope_10k", "rope mass qc"), Term("rnope_10k", "nope mass qc")),
+    ),
+    Claim(
+        "NoPE layers of a hybrid attend more to the fact than a model of NoPE layers alone",
+        "Tables 3, 4",
+        (Term("rnope_10k", "nope mass needle"), Term("nope", "all mass needle")),
+    ),
+    Claim(
+        "RNoPE-SWA retrieves better than RoPE from texts twice as long as those of training",
+        "RULER",
+        falling("ruler", "rnope_swa", "rope"),
+        multiple=2,
+        about_retrieval=True,
+    ),
+    Claim(
+        "so it does from texts 4 times as long",
+        "RULER",
+        falling("ruler", "rnope_swa", "rope"),
+        multiple=4,
+        about_retrieval=True,
+    ),
+    Claim(
+        "windows on the RoPE layers of a hybrid help it to retrieve from texts 4 times as long",
+        "Table 4",
+        falling("ruler", "rnope_swa", "rnope_10k"),
+        multiple=4,
+        about_retrieval=True,
+    ),
+    Claim(
+        "RoPE loses its prediction of text 4 times as long, RNoPE-SWA does not",
+        "section 4",
+        falling("late loss", "rope", "rnope_swa"),
+        multiple=4,
+    ),
+    Claim(
+        "smaller windows retrieve better from texts 4 times as long",
+        _LATER,
+        falling("ruler", "rnope_swa_small", "rnope_swa"),
+        multiple=4,
+        about_retrieval=True,
+    ),
+    Claim("smaller windows predict text worse", _LATER, falling("loss", "rnope_swa_small", "rnope_swa")),
+    Claim(
+        "the full layer first retrieves better from texts 4 times as long than the full layer last",
+        "SWAN-GPT",
+        falling("ruler", "rnope_swa_first", "rnope_swa"),
+        multiple=4,
+        about_retrieval=True,
+    ),
+    Claim(
+        "log scaling on the full layers helps to retrieve from texts 8 times as long",
+        "SWAN-GPT",
+        falling("ruler", "rnope_swa_log", "rnope_swa"),
+        multiple=8,
+        about_retrieval=True,
+    ),
+    Claim(
+        "log scaling on the full layers makes attention to texts 8 times as long less even",
+        "SWAN-GPT",
+        falling("nope relative entropy", "rnope_swa", "rnope_swa_log"),
+        multiple=8,
+    ),
+)
+
+
+def judge(findings: Findings, trained: int, claims: Sequence[Claim] = CLAIMS) -> Iterator[Verdict]:
+    """Verdicts on the claims whose variants are all in a study.
+
+    Args:
+      findings: what was measured.
+      trained: tokens of a training row.
+      claims: what is judged.
+    """
+    for claim in claims:
+        if not {term.variant for term in claim.terms} <= set(findings.variants):
+            continue
+        length, by_seed = claim.multiple * trained, {}
+        for seed in findings.seeds:
+            values = [findings.value(term.variant, seed, term.quantity, length) for term in claim.terms]
+            known = [value for value in values if value is not None]
+            if len(known) == len(values):
+                by_seed[seed] = all(b > a for b, a in pairwise(known))
+        means = [findings.mean(term.variant, term.quantity, length) for term in claim.terms]
+        if not by_seed:
+            yield Verdict(claim, {}, False, float("nan"))
+            continue
+        able = not claim.about_retrieval or any(_retrieves(findings, term.variant, trained) for term in claim.terms)
+        margin = min(b - a for b, a in pairwise([mean[0] for mean in means if mean is not None]))
+        yield Verdict(claim, by_seed, able, margin)
+
+
+def _retrieves(findings: Findings, variant: str, length: int) -> bool:
+    found = findings.mean(variant, "ruler", length)
+    return found is not None and found[0] >= _RETRIEVES

@@ -1,0 +1,76 @@
+"""Documents that teach retrieval."""
+
+import random
+import re
+from itertools import islice
+
+import pytest
+
+from rnope_jax.data.retrieval import INTRODUCTIONS, Fact, documents, draw_fact, vocabulary
+from rnope_jax.errors import UserError
+
+TEXTS = [
+    "the river flows past the stone house\nunder a cloud of morning light\n" * 20,
+    "def main(there):\n    return forty + seven\n" * 30,
+]
+
+SENTENCE = re.compile(r"One of the special magic numbers for (\S+) is: (\d{7})\.\s")
+QUESTION = re.compile(
+    r"What is the special magic number for (\S+) mentioned in the provided text\? "
+    r"The special magic number for (\S+) mentioned in the provided text is (\d{7})\n"
+)
+
+
+def test_every_question_has_its_answer_earlier_in_the_document():
+    facts_seen = set()
+    for document in islice(documents(TEXTS, 10**6, seed=1), 200):
+        facts, questions = dict(SENTENCE.findall(document.text)), QUESTION.findall(document.text)
+        assert 1 <= len(questions) <= len(facts)
+        for asked, again, value in questions:
+            assert asked == again
+            assert facts[asked] == value
+        assert len({key for key, _, _ in questions}) == len(questions)
+        assert max(m.end() for m in SENTENCE.finditer(document.text)) <= QUESTION.search(document.text).start()
+        facts_seen |= facts.keys()
+    assert len(facts_seen) > 100
+
+
+def test_the_text_around_the_facts_is_a_passage_of_one_of_the_texts():
+    passages, introduced, in_one_line, repeated = set(), 0, 0, 0
+    for document in islice(documents(TEXTS, 10**6, seed=2), 60):
+        text, asked = document.text, len(QUESTION.findall(document.text))
+        if text.startswith(INTRODUCTIONS[asked > 1]):
+            introduced, text = introduced + 1, text.partition("\n")[2]
+        repeated += len(SENTENCE.findall(text)) > len(set(SENTENCE.findall(text)))
+        passage = QUESTION.sub("", SENTENCE.sub("", text))
+        whole = any(passage in own for own in TEXTS)
+        assert whole or any(passage.strip() in " ".join(own.split()) for own in TEXTS)
+        in_one_line += not whole
+        passages.add(passage)
+    assert len(passages) > 30
+    for count in (introduced, in_one_line, repeated):
+        assert 5 < count < 55
+
+
+def test_the_same_seed_gives_the_same_documents_and_another_seed_others():
+    made = [[document.text for document in documents(TEXTS, 5000, seed)] for seed in (3, 3, 4)]
+    assert made[0] == made[1] != made[2]
+    assert 5000 <= sum(map(len, made[0])) < 5000 + 2000
+    names = [document.name for document in documents(TEXTS, 5000, 3)]
+    assert len(set(names)) == len(names)
+
+
+def test_texts_without_words_are_refused():
+    with pytest.raises(UserError, match="at least 2 words"):
+        next(documents(["a b c"], 100, 0))
+
+
+def test_a_text_of_one_line_will_do():
+    assert "word after word" in next(documents(["word after word"], 1, 0)).text
+
+
+def test_a_fact_says_what_is_asked():
+    fact = draw_fact(vocabulary(TEXTS), random.Random(0))
+    assert fact == Fact(fact.key, fact.value)
+    assert SENTENCE.fullmatch(f"{fact.sentence}\n").groups() == (fact.key, fact.value)
+    assert QUESTION.fullmatch(f"{fact.question}{fact.answer}\n").groups() == (fact.key, fact.key, fact.value)
