@@ -136,6 +136,8 @@ def test_tasks_and_rows_that_cannot_be_are_refused(run, tasks, only_ours):
     with pytest.raises(UserError, match="max_length = 8: leaves no room for a prompt before 8 tokens"):
         ask("generate_until", "a", {"max_gen_toks": 8})
     assert ask("loglikelihood", "a", "") == [(0.0, True)]
+    river = ours.tok_encode("river", add_special_tokens=False)
+    assert ours.tok_encode("river") == ours.tok_encode("<|bos|>river") == [ours.prefix_token_id, *river]
 
 
 def test_long_prompts_keep_their_end(run):
