@@ -108,7 +108,7 @@ def texts(model: TextModel, run: Path, config: Config | None, given: str | None)
         ends = [*store.starts[1:], len(store)]
         # Without the tokens that start and end each document.
         return [
-            model.tokenizer.decode(store.tokens[start + 1 : end - 1].tolist())
+            model.tokenizer.decode(store.read(int(start) + 1, int(end) - 1).tolist())
             for start, end in zip(store.starts, ends, strict=True)
         ]
     documents, _ = read_documents([given or STDLIB], DataConfig().suffixes, "--text")
