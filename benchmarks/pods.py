@@ -26,6 +26,7 @@ INSTEAD: dict[str, tuple[str, ...]] = {
     "r7b_128k_v5p": ("--mesh.context 8",),
     "r7b_8k_v6e": ("--stages.0.accumulation 1",),
     "r7b_256k_v6e": ("--model.remat attention",),
+    "command_a_8k_v5p": ("--model.remat attention",),
 }
 
 PAGE = ROOT / "docs" / "pods.md"

@@ -74,7 +74,7 @@ def r7b_256k_v6e() -> Config:
 
 def command_a_8k_v5p() -> Config:
     """111B on 1024 chips: a row to each."""
-    return _run(_command_a(), "command_a_8k", MeshConfig())
+    return _run(_command_a(), "command_a_8k", MeshConfig(), remat="full")
 
 
 def command_a_32k_v5p() -> Config:
