@@ -12,6 +12,13 @@ class ConfigError(UserError):
     """A configuration value that cannot be honoured."""
 
 
+class LostProcessError(Exception):
+    """Another process of this run died, or never came.
+
+    No mistake of the user: the command ends with code 1, and `rnope launch` starts it again.
+    """
+
+
 class Stopped(BaseException):
     """Somebody asked the program to end while there was nothing to save.
 

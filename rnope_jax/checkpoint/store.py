@@ -8,6 +8,7 @@ sealed by an integrity file after that.
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from orbax.checkpoint import v1 as ocp
 from rnope_jax.checkpoint import integrity, steps
 from rnope_jax.checkpoint.reading import UNSEALED, first_line, newest_good, none_good, origin
 from rnope_jax.config import CheckpointConfig
-from rnope_jax.errors import UserError
+from rnope_jax.errors import LostProcessError, UserError
 
 # Orbax reports every save at length and every error in each of its threads; what a user must know
 # is raised from here as one message.
@@ -236,14 +237,17 @@ def wait_for_all(name: str, seconds: int) -> None:
     """Returns when every process of this program has come to the same point; at once where there is one.
 
     Raises:
-      UserError: if one has not come in time.
+      LostProcessError: if one has died, or has not come in time.
     """
     if jax.process_count() == 1:
         return
+    began = time.monotonic()
     try:
         asyncio.run(ocp.multihost.sync_global_processes(name, operation_id=name, timeout=seconds))
     except Exception as error:
-        raise UserError(f"another process did not come to {name!r} within {seconds} s") from error
+        waited = time.monotonic() - began
+        why = f"did not come within {seconds} s" if waited >= seconds else "was lost"
+        raise LostProcessError(f"waiting for {name!r}: another process {why}") from error
 
 
 def load_state(directory: Path, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 def exit_code(command: Callable[[], int | None]) -> int:
     """Runs a command; a mistake of the user gives one message and code 2, never a traceback."""
     # Imported late: `--help` need not wait for it.
-    from rnope_jax.errors import Stopped, UserError
+    from rnope_jax.errors import LostProcessError, Stopped, UserError
 
     try:
         code = command() or 0
@@ -18,6 +18,9 @@ def exit_code(command: Callable[[], int | None]) -> int:
     except Stopped:
         print("stopped; there was nothing to save, and the same command goes on from where this one began")
         _leave_at_once(0)
+    except LostProcessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        _leave_at_once(1)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:  # whoever read the output has seen enough

@@ -33,10 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "checkpoints": checkpoints,
     }
     args = list(sys.argv[1:] if arguments is None else arguments)
-    description = (
-        "Prepare data, plan, sample from, evaluate, look into and exchange RNoPE-SWA models. "
-        "Training is `python train.py CONFIG`."
-    )
+    description = "Work with RNoPE-SWA models and their data. Training is `python train.py CONFIG`."
     if args[:1] == ["plan"]:  # takes the fields of a configuration beside its own options
         sys.exit(exit_code(lambda: plan(args[1:])))
     sys.exit(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rnope_jax.checkpoint import saved_steps, saved_weights
-from rnope_jax.errors import UserError
+from rnope_jax.checkpoint import saved_steps, saved_weights, store, wait_for_all
+from rnope_jax.errors import LostProcessError, UserError
 from tests.checkpoint.states import ABOUT, abstract, assert_same, state
 from tests.training.steps import mesh_of
 
@@ -187,3 +187,17 @@ def test_failing_to_save_is_told_and_spares_earlier_checkpoints(opened, monkeypa
     with pytest.raises(UserError, match=r"cannot save to .*No space left on device\. Earlier checkpoints are intact"):
         checkpoints.save(2, state(2), ABOUT)
     assert_same(checkpoints.restore(abstract(state()))[1], state(1))
+
+
+def test_a_process_that_is_lost_is_no_mistake_of_the_user(monkeypatch):
+    """The launcher starts again after it, as it does not after a mistake."""
+
+    async def fail(*_, **__):
+        raise RuntimeError("the connection to a peer is gone")
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(store.ocp.multihost, "sync_global_processes", fail)
+    with pytest.raises(LostProcessError, match=r"^waiting for 'data prepared': another process was lost$"):
+        wait_for_all("data prepared", 3600)
+    with pytest.raises(LostProcessError, match=r"another process did not come within 0 s$"):
+        wait_for_all("data prepared", 0)

@@ -236,7 +236,7 @@ def test_statistics_agree_with_what_was_made(greedy):
     assert min(stats.compile_seconds, stats.first_seconds) > 0
     assert stats.context == module.rounded(17 + MADE)
     config, params = arrange(CONFIG, PARAMS)
-    held = [x for x in jax.tree.leaves(module._empty(config, params, 3, stats.context)[0]) if x.ndim == 4]
+    held = [x for x in jax.tree.leaves(module.empty_state(config, params, 3, stats.context)[0]) if x.ndim == 4]
     assert stats.cache_bytes == sum(x.nbytes for x in held)
     full = len(CONFIG.layer_kinds) * 2 * 3 * stats.context * 2 * 8 * 4
     assert stats.full_cache_bytes == full
