@@ -1,9 +1,9 @@
 """Plans of every recipe in configs/pods.py, and of what was considered instead; writes the tables of docs/pods.md.
 
-    python -m benchmarks.pods [NAME ...]
+    python -m benchmarks.pods [CASE ...]
 
-Each plan compiles a real training step for its pod, a minute or two on two cores. Named recipes are
-planned anew; of the others the last result is kept.
+Each plan compiles a real training step for its pod, one to six minutes on two cores. What is named is
+planned anew (a recipe, or a recipe with what differs, in quotes); without names, what has no result yet.
 """
 
 import json
@@ -43,9 +43,9 @@ def main() -> None:
     """Plans what the command line names, or everything, and writes results and page."""
     kept = RESULTS / "pods.json"
     found: dict[str, Any] = json.loads(kept.read_text())["found"] if kept.exists() else {}
-    chosen = sys.argv[1:] or list(pods.TOPOLOGIES)
+    chosen = sys.argv[1:] or [case for case in cases() if case not in found]
     # The recipes first: what they were compared with matters less.
-    for case in sorted((case for case in cases() if case.split()[0] in chosen), key=lambda case: " " in case):
+    for case in sorted(chosen, key=lambda case: " " in case):
         name, *options = case.split()
         found[case] = planned(name, options)
         in_order = {case: found[case] for case in cases() if case in found}
