@@ -27,6 +27,8 @@ def main() -> None:
     # What to do: a Python file that returns a Config, and overrides from the command line.
     config = config_file.parse("train.py", sys.argv[1:])
 
+    xla_flags.keep_programs(config.logging.compile_cache)
+
     # Where: all devices in one mesh. Everything that can be wrong is found before anything is written.
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batches(config, mesh)
@@ -51,7 +53,7 @@ def main() -> None:
         reporter = Reporter(run, config.logging, int(state.step), config.total_steps)
 
         # Train, stage by stage: each has its own length, batch, schedule and RoPE base.
-        trainer = Trainer(config, corpus, mesh, checkpoints, reporter, stop, run.profile)
+        trainer = Trainer(config, corpus, mesh, checkpoints, reporter, stop, run)
         with reporter.watching():
             for index in range(len(config.stages)):
                 state = trainer.run_stage(index, state)

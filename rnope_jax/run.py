@@ -10,6 +10,7 @@ RUN/metrics.jsonl   a line per report
 RUN/tensorboard/    the same for TensorBoard
 RUN/figures/        pictures
 RUN/profile/        profiler traces, if asked for
+RUN/programs/       compiled steps as text, if asked for
 RUN/samples.txt     continuations made at the end
 """
 
@@ -60,6 +61,7 @@ class Run:
         self.tensorboard = path / "tensorboard"
         self.figures = path / "figures"
         self.profile = path / "profile"
+        self.programs = path / "programs"
         self.samples = path / "samples.txt"
 
     def record(self, config: Config) -> None:

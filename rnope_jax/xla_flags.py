@@ -7,6 +7,7 @@ import os
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,12 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
 
 def _has_gpu_plugin() -> bool:
     return any(find_spec(name) is not None for name in ("jax_cuda13_plugin", "jax_cuda12_plugin"))
+
+
+def keep_programs(directory: str | None) -> None:
+    """Lets JAX keep compiled programs in a directory, and take them from there; None keeps none."""
+    if directory is not None:
+        import jax
+
+        Path(directory).expanduser().mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(Path(directory).expanduser()))

@@ -64,6 +64,10 @@ class LoggingConfig(Schema):
     """Weights & Biases project that gets the same numbers; needs the package wandb. None sends nothing."""
     profile_step: int | None = None
     """Step after which three steps are profiled into RUN/profile; None profiles nothing."""
+    programs: bool = False
+    """Write the compiled step of each stage into RUN/programs, as text (HLO)."""
+    compile_cache: str | None = None
+    """Directory that keeps compiled programs, so that the next start need not compile; None keeps none."""
 
     def path(self) -> str:
         return "logging"

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -16,10 +15,13 @@ from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.config import Config
 from rnope_jax.data import Batch, Corpus, DataError, ReadAhead, held_out_batches, training_batches
 from rnope_jax.errors import UserError
+from rnope_jax.files import write_text
 from rnope_jax.model import Params
+from rnope_jax.run import Run
 from rnope_jax.training.diagnosis import bad_gradients, first_bad
 from rnope_jax.training.evaluation import HeldOutLoss, held_out_loss
 from rnope_jax.training.metrics import Clock, Reporter, memory_gib
+from rnope_jax.training.processes import is_first
 from rnope_jax.training.signals import StopRequest
 from rnope_jax.training.state import TrainState
 from rnope_jax.training.step import (
@@ -72,7 +74,7 @@ class Trainer:
     checkpoints: Checkpoints
     reporter: Reporter
     stop: StopRequest
-    profile: Path
+    run: Run
     clock: Clock = field(default_factory=Clock)
     interval: Interval = field(default_factory=Interval)
     doubtful: bool = False
@@ -104,7 +106,7 @@ class Trainer:
         try:
             while batch is not None and not self.stop:
                 if step == config.logging.profile_step:
-                    jax.profiler.start_trace(str(self.profile))
+                    jax.profiler.start_trace(str(self.run.profile))
                     profiled = min(step + _PROFILED, end)
                 state, metrics = train_step(state, to_devices(batch, self.mesh, stage.batch_size))
                 step += 1
@@ -187,6 +189,9 @@ class Trainer:
         compiled = self.stop.unless(lowered.compile)
         if compiled is None:
             return None
+        if self.config.logging.programs and is_first():
+            self.run.programs.mkdir(exist_ok=True)
+            write_text(self.run.programs / f"{self.config.stages[index].name}.txt", compiled.as_text())
         self.reporter.say(f"stage {self.config.stages[index].name}: compiled in {time.perf_counter() - began:.1f} s")
         return compiled
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from rnope_jax.training import Run
-from tests.end_to_end.commands import ROOT, rnope_here
+from tests.end_to_end.commands import ROOT, TINY, finish, rnope_here, start
 
 
 def test_a_run_ends_well(finished):
@@ -63,3 +63,18 @@ def test_generating_at_temperature_zero_gives_the_same_text_always(finished, cap
     assert rnope_here(capsys, *arguments, "--seed", 9).out == first.out
     drawn = {rnope_here(capsys, *arguments[:-1], 1.5, "--seed", seed).out for seed in range(3)}
     assert len(drawn) == 3
+
+
+def test_what_was_compiled_and_a_profile_are_left_where_asked_for(text, tmp_path):
+    run, kept = Run(tmp_path / "run"), tmp_path / "kept"
+    short = ("--stages.0.steps", 4, "--stages.1.steps", 3, "--evaluation.prompts", "--evaluation.every", 100)
+    asked = ("--logging.programs", "True", "--logging.profile-step", 1, "--logging.compile-cache", kept)
+    ended = finish(
+        start(tmp_path / "unused", "train.py", TINY, "--data.corpus", text, "--run-dir", run.path, *short, *asked)
+    )
+    assert (ended.code, ended.err) == (0, "")
+    programs = sorted(run.programs.iterdir())
+    assert [path.name for path in programs] == ["first.txt", "second.txt"]
+    assert all(path.read_text().startswith("HloModule jit_step") for path in programs)
+    assert list(run.profile.rglob("*.xplane.pb"))
+    assert list(kept.iterdir())

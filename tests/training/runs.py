@@ -134,7 +134,7 @@ def train(config: Config, stop_at: int | None = None, devices: int = 1, stop: St
         stack.callback(reporter.close)
         reporter.say = said.append
         reporter.stop, reporter.stop_at = StopRequest() if stop is None else stop, stop_at
-        trainer = SharingTrainer(config, corpus, mesh, checkpoints, reporter, reporter.stop, run.profile)
+        trainer = SharingTrainer(config, corpus, mesh, checkpoints, reporter, reporter.stop, run)
         for index in range(len(config.stages)):
             state = trainer.run_stage(index, state)
         if int(state.step) == config.total_steps:
