@@ -42,7 +42,7 @@ def main() -> None:
         with stop.at_once():
             # With what: text becomes tokens once; they stay with the run.
             corpus = processes.first_then_all("data prepared", lambda: data.prepare(config, run.path))
-            processes.first_then_all("run recorded", lambda: run.record(config))
+            processes.first_alone("run recorded", lambda: run.record(config))
             opening(config, mesh, corpus)
 
             # From where: the newest checkpoint, the weights of another model, or the beginning.

@@ -116,8 +116,15 @@ def open_run_together(config: Config) -> Iterator[Run]:
         yield Run(config.directory)
 
 
+def first_alone(name: str, action: Callable[[], None]) -> None:
+    """Lets the first process act while the others wait: of several that write one file at once, some would fail."""
+    if is_first():
+        action()
+    wait_for_all(name, _TURN)
+
+
 def first_then_all(name: str, action: Callable[[], T]) -> T:
-    """Lets the first process act, then the others, who find what it has made."""
+    """Lets the first process act, then the others, who find what it has made and write nothing."""
     if is_first():
         result = action()
         wait_for_all(name, _TURN)

@@ -61,10 +61,10 @@ def wait_for(condition, process) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("axis", ["fsdp", "context"])
-def test_two_processes_compute_what_one_computes(axis, finished, text, compiled, tmp_path):
-    options = ("--mesh.fsdp", 1, "--mesh.context", 2) if axis == "context" else ()
-    ended = finish(launch(compiled, text, tmp_path / "run", *options))
+@pytest.mark.parametrize(("axis", "processes"), [("fsdp", 4), ("context", 2)])
+def test_several_processes_compute_what_one_computes(axis, processes, finished, text, compiled, tmp_path):
+    options = ("--mesh.fsdp", 1, "--mesh.context", processes) if axis == "context" else ()
+    ended = finish(launch(compiled, text, tmp_path / "run", *options, processes=processes))
     assert ended.code == 0, ended
     assert_same_losses(tmp_path / "run", finished[0])
     assert ended.out.count("done: ") == 1
