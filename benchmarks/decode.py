@@ -16,29 +16,18 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import sides
 from benchmarks.record import record
-from benchmarks.sides import Side, ratio
-from rnope_jax.config import ModelConfig
+from benchmarks.sides import Side, ratio, shape
 from rnope_jax.layers import rnope_swa
 
-#: 44M parameters: the size at which a CPU can be held to account.
-MODEL = ModelConfig(
-    pattern=rnope_swa(window=256),
-    num_layers=8,
-    vocab_size=32_000,
-    d_model=512,
-    d_ff=1792,
-    num_heads=8,
-    num_kv_heads=2,
-    head_dim=64,
-    compute_dtype="float32",
-    remat="none",
-)
+MODEL = replace(sides.MODEL, pattern=rnope_swa(window=256), compute_dtype="float32", remat="none")
 
 OURS = "rnope_jax"
 
@@ -76,8 +65,7 @@ def main() -> None:
         print(json.dumps(found[-1], indent=2), flush=True)
     for side in sides:
         side.close()
-    shape = {name: getattr(MODEL, name) for name in ("num_layers", "d_model", "d_ff", "num_heads", "num_kv_heads")}
-    record("decode", {"model": shape | {"window": 256, "vocab_size": MODEL.vocab_size}, "cases": found})
+    record("decode", {"model": shape(MODEL), "cases": found})
 
 
 def make_weights(run_path: Path, exported: Path) -> None:

@@ -13,6 +13,7 @@ the machine's affair: trials are independent, not repeatable to the instruction.
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -35,6 +36,7 @@ from rnope_jax import model
 from rnope_jax.checkpoint import integrity, saved_steps, saved_weights
 from rnope_jax.errors import UserError
 from rnope_jax.run import Run
+from tests.checkpoint.faults import delete, flip_bit, truncate
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "tests" / "end_to_end" / "tiny.py"
@@ -217,24 +219,7 @@ def kills(campaign: Campaign, until: float) -> Count:
     return count
 
 
-def flip(file: Path, draw: random.Random) -> None:
-    """Turns one bit."""
-    data = bytearray(file.read_bytes())
-    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-    file.write_bytes(data)
-
-
-def truncate(file: Path, draw: random.Random) -> None:
-    """Cuts the end off."""
-    file.write_bytes(file.read_bytes()[: draw.randrange(file.stat().st_size)])
-
-
-def delete(file: Path, _draw: random.Random) -> None:
-    """Removes the file."""
-    file.unlink()
-
-
-FAULTS = {"bit flip": flip, "truncation": truncate, "deleted file": delete}
+FAULTS = {"bit flip": flip_bit, "truncation": truncate, "deleted file": delete}
 
 
 def damaged_files(campaign: Campaign, kind: str, trials: int) -> Count:
@@ -270,12 +255,15 @@ def damaged_files(campaign: Campaign, kind: str, trials: int) -> Count:
     return count
 
 
+def in_time(trials: int, until: float) -> Iterator[int]:
+    """The numbers of trials, as many as begin before the time is over."""
+    return itertools.takewhile(lambda _: time.monotonic() <= until, range(trials))
+
+
 def damaged_runs(campaign: Campaign, trials: int, until: float) -> Count:
     """Faults in one or two of the newest checkpoints; then the whole command, which must end as without."""
     count = Count("damage to one or two checkpoints, then trained on")
-    for trial in range(trials):
-        if time.monotonic() > until:
-            break
+    for trial in in_time(trials, until):
         draw = campaign.draw("run", trial)
         run = campaign.copy("resumed")
         steps = saved_steps(run / "checkpoints")
@@ -316,9 +304,7 @@ def small_disk(campaign: Campaign, run: Path, room: int) -> Iterator[tuple[Path,
 def full_disks(campaign: Campaign, trials: int, until: float) -> Count:
     """A disk that fills up after a random number of bytes; then there is room, and the command must end as without."""
     count = Count("full disk")
-    for trial in range(trials):
-        if time.monotonic() > until:
-            break
+    for trial in in_time(trials, until):
         draw = campaign.draw("disk", trial)
         half = campaign.copy("half")
         for step in saved_steps(half / "checkpoints")[1:]:
@@ -344,9 +330,7 @@ def full_disks(campaign: Campaign, trials: int, until: float) -> Count:
 def other_processes(campaign: Campaign, trials: int, until: float) -> Count:
     """Kill -9 of two processes in the middle; one goes on, is killed, and two end; equal up to rounding."""
     count = Count("kill -9 and another number of processes (2, 1, 2)")
-    for trial in range(trials):
-        if time.monotonic() > until:
-            break
+    for trial in in_time(trials, until):
         draw, run = campaign.draw("processes", trial), campaign.work / "several"
         loss, wanted = None, 0
         for processes in (2, 1):

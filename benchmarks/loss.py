@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import record
-from benchmarks.sides import Side, ratio
-from benchmarks.train_step import peak
+from benchmarks.sides import Side, peak, ratio
 
 OURS = "rnope_jax"
 

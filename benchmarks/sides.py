@@ -1,10 +1,27 @@
-"""Two programs measured in turn: each side in a process of its own, which waits while others are measured."""
+"""Programs measured in turn: each side in a process of its own, which waits while others are measured."""
 
 import multiprocessing
 import statistics
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
+
+from rnope_jax import flops
+from rnope_jax.config import ModelConfig
+from rnope_jax.layers import rnope_swa
+
+#: 44M parameters: the size at which a CPU can be held to account.
+MODEL = ModelConfig(
+    pattern=rnope_swa(window=512),
+    num_layers=8,
+    vocab_size=32_000,
+    d_model=512,
+    d_ff=1792,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=64,
+)
 
 
 class Side:
@@ -35,6 +52,19 @@ class Side:
 def ratio(theirs: list[float], ours: list[float]) -> float:
     """The median of the ratios within a round, so that a busy minute touches both sides."""
     return round(statistics.median(a / b for a, b in zip(theirs, ours, strict=True)), 2)
+
+
+def shape(model: ModelConfig) -> dict[str, Any]:
+    """What a result says of the model."""
+    fields = ("num_layers", "d_model", "d_ff", "num_heads", "num_kv_heads", "vocab_size")
+    about = {name: getattr(model, name) for name in fields}
+    return about | {"window": model.pattern[0].window, "parameters": flops.parameters(model).total}
+
+
+def peak() -> float:
+    """The most memory that this process ever had, in GiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20, 2)
 
 
 def _serve(connection: Connection, begin: Callable[..., Callable[..., Any]], arguments: tuple) -> None:

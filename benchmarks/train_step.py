@@ -14,26 +14,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from benchmarks.sides import Side, ratio
+from benchmarks.sides import MODEL, Side, peak, ratio, shape
 from rnope_jax import flops
-from rnope_jax.config import Config, LossConfig, ModelConfig, ScheduleConfig, StageConfig
-from rnope_jax.layers import rnope_swa
-
-#: 44M parameters: the size at which a CPU can be held to account.
-MODEL = ModelConfig(
-    pattern=rnope_swa(window=512),
-    num_layers=8,
-    vocab_size=32_000,
-    d_model=512,
-    d_ff=1792,
-    num_heads=8,
-    num_kv_heads=2,
-    head_dim=64,
-)
+from rnope_jax.config import Config, LossConfig, ScheduleConfig, StageConfig
 
 OURS = "rnope_jax"
 
@@ -66,9 +52,7 @@ def main() -> None:
         peers = PEERS if length in arguments.lengths else {}
         found.append(compare(length, arguments.dtype, arguments.remat, peers, arguments.rounds))
         print(json.dumps(found[-1], indent=2), flush=True)
-    shape = {name: getattr(MODEL, name) for name in ("num_layers", "d_model", "d_ff", "num_heads", "num_kv_heads")}
-    shape |= {"window": 512, "vocab_size": MODEL.vocab_size, "parameters": flops.parameters(MODEL).total}
-    record(f"train_step_{arguments.dtype}", {"model": shape, "remat": arguments.remat, "cases": found})
+    record(f"train_step_{arguments.dtype}", {"model": shape(MODEL), "remat": arguments.remat, "cases": found})
 
 
 def compare(length: int, dtype: str, remat: str, peers: dict[str, Any], rounds: int) -> dict[str, Any]:
@@ -164,7 +148,7 @@ def peer(length: int, dtype: str, attention: str, compiled: bool, checkpointing:
         num_attention_heads=MODEL.num_heads,
         num_key_value_heads=MODEL.num_kv_heads,
         head_dim=MODEL.head_dim,
-        sliding_window=512,
+        sliding_window=MODEL.pattern[0].window,
         max_position_embeddings=max(length, 8192),
         attn_implementation=attention,
         use_cache=False,
@@ -188,12 +172,6 @@ def peer(length: int, dtype: str, attention: str, compiled: bool, checkpointing:
         return time.perf_counter() - began, float(loss.detach())
 
     return run
-
-
-def peak() -> float:
-    """The most memory that this process ever had, in GiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return round(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20, 2)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def attend(
 ) -> jax.Array:
     """Causal self-attention of whole rows; arguments and result as `reference.attend`."""
     length = q.shape[1]
-    if spec.window is not None and spec.window < length:
-        return _windowed(q, k, v, segment_ids, spec.window, spec.scale)
+    if (window := spec.window_within(length)) is not None:
+        return _windowed(q, k, v, segment_ids, window, spec.scale)
     tile = max(TILE, -(-length // MAX_TILES))
     tile = min(tile, -(-length // 8) * 8)
     padding = -length % tile

@@ -61,7 +61,7 @@ def attend(
         segment_ids = jnp.ones(q.shape[:2], jnp.int32)
     heads, kv_heads = (partition(("batch", "sequence", name, None)) for name in ("heads", "kv_heads"))
     rows = partition(("batch", "sequence"))
-    if spec.window is not None and spec.window < length:
+    if spec.window_within(length) is not None:
         local = partial(_windowed, spec=spec, parts=parts, backend=module)
     else:
         local = partial(_full, spec=spec, parts=parts, backend=module)

@@ -96,7 +96,7 @@ def emulated() -> Iterator[None]:
 
 def _attend_here(q: jax.Array, k: jax.Array, v: jax.Array, _: None, *, spec: AttentionSpec) -> jax.Array:
     """As `attend`, for the rows and heads of one device."""
-    window = spec.window if spec.window is not None and spec.window < q.shape[1] else None
+    window = spec.window_within(q.shape[1])
     out = jax.nn.dot_product_attention(
         q,
         k,

@@ -96,9 +96,8 @@ def _attend_here(
 ) -> jax.Array:
     """As `attend`, for the rows and heads of one device."""
     length = q.shape[1]
-    window = spec.window if spec.window is not None and spec.window < length else None
     segments = None if segment_ids is None else (segment_ids, segment_ids)
-    return run(q, k, v, jnp.arange(length), segments, spec.scale, window)
+    return run(q, k, v, jnp.arange(length), segments, spec.scale, spec.window_within(length))
 
 
 def run(

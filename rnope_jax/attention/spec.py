@@ -23,6 +23,10 @@ class AttentionSpec:
     window: int | None = None
     """Keys that a query sees, itself included; None: the whole prefix."""
 
+    def window_within(self, length: int) -> int | None:
+        """The window in rows of `length` tokens; None where every query sees its whole prefix."""
+        return None if self.window is None or self.window >= length else self.window
+
 
 def visible(query_index: jax.Array, key_index: jax.Array, window: int | None) -> jax.Array:
     """True where the query at one index sees the key at another: the causal mask and the window.

@@ -83,7 +83,7 @@ def _attend_here(
 ) -> jax.Array:
     """As `attend`, for the rows and heads of one device."""
     length = q.shape[1]
-    window = None if spec.window is None or spec.window >= length else spec.window
+    window = spec.window_within(length)
     interpret = _interpreted.get()
     blocks, padding = fit(blocks_for(q, window), length)
     kernel = _kernel(length + padding, window, blocks, interpret is not None)

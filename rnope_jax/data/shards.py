@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from rnope_jax.errors import UserError
+from rnope_jax.files import read_range
 
 #: Bytes that share a checksum.
 BLOCK = 1 << 15
@@ -134,12 +135,9 @@ class _Opened:
         return bytes(whole[first - low * BLOCK : stop - low * BLOCK])
 
     def _read(self, first: int, stop: int) -> bytes:
-        data = os.pread(self.handle, stop - first, first)
-        while len(data) < stop - first:  # the system reads at most 2 GiB at once
-            more = os.pread(self.handle, stop - first - len(data), first + len(data))
-            if not more:
-                raise UserError(f"{self.path} ended early, at byte {first + len(data)}; {_REMEDY}")
-            data += more
+        data = read_range(self.handle, first, stop)
+        if len(data) < stop - first:
+            raise UserError(f"{self.path} ended early, at byte {first + len(data)}; {_REMEDY}")
         return data
 
 

@@ -24,7 +24,7 @@ from rnope_jax.data.digests import digest
 from rnope_jax.data.sources import Document
 from rnope_jax.data.tokenizer import Tokenizer
 from rnope_jax.errors import UserError
-from rnope_jax.files import make_directory
+from rnope_jax.files import make_directory, read_range
 
 #: Largest text for which `xz -9` is run, in bytes: it takes about a second per megabyte.
 _XZ_LIMIT = 64 << 20
@@ -160,12 +160,9 @@ class TokenStore:
         return np.frombuffer(self._bytes(first * dtype.itemsize, stop * dtype.itemsize), dtype).astype(np.int32)
 
     def _bytes(self, first: int, stop: int) -> bytes:
-        data = b""
-        while len(data) < stop - first:  # the system reads at most 2 GiB at once
-            more = os.pread(self._handle, stop - first - len(data), first + len(data))
-            if not more:
-                raise UserError(f"{self.directory}/tokens.bin ended early, at byte {first + len(data)}; restore it")
-            data += more
+        data = read_range(self._handle, first, stop)
+        if len(data) < stop - first:
+            raise UserError(f"{self.directory}/tokens.bin ended early, at byte {first + len(data)}; restore it")
         return data
 
     @cached_property

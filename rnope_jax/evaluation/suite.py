@@ -11,7 +11,7 @@ and the figures are made when an evaluation is complete.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -132,30 +132,28 @@ class _Plan:
         title = f"{self._title}: loss by position, {found.rows} rows"
         return found.to_dict(), tables.loss_table(found, model.context), plots.loss_curve(found, model.context, title)
 
-    def _needle(self, out: Path, report: Callable[[str], None]) -> tuple:
-        model, settings = self._model, self._settings
-        cells = ruler_measure.measure(
-            model,
-            self._needles,
-            settings.samples or _NEEDLES,
-            out / "needle",
+    def _cells(
+        self, wanted: Sequence[ruler_measure.Generator], samples: int, out: Path, report: Callable[[str], None]
+    ) -> tuple[ruler_measure.Cell, ...]:
+        """Answers to tasks; `samples` of each, where the settings do not say how many."""
+        settings = self._settings
+        return ruler_measure.measure(
+            self._model,
+            wanted,
+            settings.samples or samples,
+            out,
             batch_tokens=settings.batch_tokens,
             report=report,
         )
-        found = needles.found(cells, settings.depths)
+
+    def _needle(self, out: Path, report: Callable[[str], None]) -> tuple:
+        model = self._model
+        found = needles.found(self._cells(self._needles, _NEEDLES, out / "needle", report), self._settings.depths)
         figure = plots.heat_map(found, model.context, f"{self._title}: needle in a haystack")
         return found.to_dict(), tables.needle_table(found, model.context), figure
 
     def _ruler(self, out: Path, report: Callable[[str], None]) -> tuple:
-        model, settings = self._model, self._settings
-        cells = ruler_measure.measure(
-            model,
-            self._tasks,
-            settings.samples or _SAMPLES,
-            out / "ruler",
-            batch_tokens=settings.batch_tokens,
-            report=report,
-        )
-        found = ruler_measure.Ruler(cells)
+        model = self._model
+        found = ruler_measure.Ruler(self._cells(self._tasks, _SAMPLES, out / "ruler", report))
         figure = plots.score_lines(found, model.context, f"{self._title}: RULER")
         return found.to_dict(), tables.ruler_table(found, model.context), figure

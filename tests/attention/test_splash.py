@@ -23,33 +23,10 @@ from rnope_jax.config import MeshConfig
 from rnope_jax.errors import UserError
 from rnope_jax.model import bind
 from rnope_jax.sharding import MESH_AXES, make_mesh
-from tests.helpers import assert_close, equations, pack, product_flops, random_params, random_tokens, tiny_model
+from tests.attention.comparison import check_against_reference, draw, forward_and_backward
+from tests.helpers import equations, pack, product_flops, random_params, random_tokens, tiny_model
 
 SPEC = AttentionSpec(scale=0.5, window=None)
-
-
-def draw(batch, length, heads, kv_heads, dim=8):
-    rng = np.random.default_rng(length)
-    return [
-        jnp.asarray(rng.normal(size=(batch, length, n, dim)), jnp.float32) for n in (heads, kv_heads, kv_heads, heads)
-    ]
-
-
-def forward_and_backward(spec, backend):
-    """A new function each time, because how kernels run is part of the trace."""
-
-    def run(q, k, v, gradient, segments):
-        out, vjp = jax.vjp(lambda q, k, v: attend(q, k, v, spec, segment_ids=segments, backend=backend), q, k, v)
-        return out, *vjp(gradient)
-
-    return jax.jit(run)
-
-
-def check_against_reference(args, segments, spec):
-    expected = forward_and_backward(spec, "reference")(*args, segments)
-    actual = forward_and_backward(spec, "splash")(*args, segments)
-    for name, x, y in zip(("output", "dq", "dk", "dv"), actual, expected, strict=True):
-        assert_close(x, y, 1e-5, name, floor=1.0)
 
 
 # --- The tables ---
@@ -123,14 +100,14 @@ EDGES = [
 def test_splash_equals_reference_at_the_edges_of_blocks(length, window, blocks):
     segments = pack([length // 3, length - length // 3 - length // 8], length=length)[0] if length > 8 else None
     with splash.interpreted(*blocks):
-        check_against_reference(draw(1, length, 2, 1), segments, AttentionSpec(scale=0.5, window=window))
+        check_against_reference(draw(1, length, 2, 1), segments, AttentionSpec(scale=0.5, window=window), "splash")
 
 
 def test_devices_attend_for_their_rows_and_heads():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     args, segments = draw(4, 200, 4, 2), pack([120, 80], [200], [1, 7, 150], [30, 100], length=200)[0]
     with splash.interpreted(), jax.set_mesh(mesh):
-        check_against_reference(args, segments, AttentionSpec(scale=0.5, window=50))
+        check_against_reference(args, segments, AttentionSpec(scale=0.5, window=50), "splash")
         jaxpr = jax.make_jaxpr(forward_and_backward(SPEC, "splash"))(*args, segments)
     kernels = [equation for equation, _ in equations(jaxpr) if equation.primitive.name == "pallas_call"]
     assert len(kernels) == 3
