@@ -25,9 +25,8 @@ import numpy as np
 from benchmarks import sides
 from benchmarks.record import record
 from benchmarks.sides import Side, ratio, shape
-from rnope_jax.layers import rnope_swa
 
-MODEL = replace(sides.MODEL, pattern=rnope_swa(window=256), compute_dtype="float32", remat="none")
+MODEL = replace(sides.MODEL, compute_dtype="float32", remat="none")
 
 OURS = "rnope_jax"
 

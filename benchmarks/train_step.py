@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.record import record
+from benchmarks.record import machine, record
 from benchmarks.sides import MODEL, Side, peak, ratio, shape
 from rnope_jax import flops
 from rnope_jax.config import Config, LossConfig, ScheduleConfig, StageConfig
@@ -33,6 +33,9 @@ PEERS = {
 
 #: A setting that needs so many times what the peer's best needs is left out after its first step.
 SLOW = 1.6
+
+#: Bytes that a setting may hold, as a share of the machine's memory, so that the machine itself is not at risk.
+SHARE = 0.5
 
 #: Seconds of a step, loss.
 Timed = tuple[float, float]
@@ -60,7 +63,11 @@ def compare(length: int, dtype: str, remat: str, peers: dict[str, Any], rounds: 
     sides, first = {OURS: Side(ours, length, dtype, remat)}, {}
     result: dict[str, Any] = {"length": length, "dtype": dtype, "rounds": rounds, "left_out": {}}
     for name, setting in peers.items():
-        sides[name] = Side(peer, length, dtype, *setting)
+        if setting[0] == "eager" and (kept := eager_bytes(length)) > SHARE * machine()["memory_gib"] * 2**30:
+            result["left_out"][name] = {"would_keep_gib": round(kept / 2**30)}
+        else:
+            sides[name] = Side(peer, length, dtype, *setting)
+    peers = {name: setting for name, setting in peers.items() if name in sides}
     for name, side in sides.items():
         side.measure("step")  # compiles
         first[name] = side.measure("step")[0]
@@ -95,6 +102,11 @@ def compare(length: int, dtype: str, remat: str, peers: dict[str, Any], rounds: 
             result[name] |= {"time_ratio": ratio(seconds, own), "our_memory": round(memory[OURS] / memory[name], 2)}
         sides[name].close()
     return result
+
+
+def eager_bytes(length: int) -> int:
+    """What attention written out keeps for the backward pass: logits and weights of all pairs, in float32."""
+    return 2 * 4 * MODEL.num_layers * MODEL.num_heads * length**2
 
 
 def ours(length: int, dtype: str, remat: str) -> Callable[[str], Any]:

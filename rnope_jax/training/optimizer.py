@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -45,22 +46,38 @@ class Optimizer:
         return {name: part.transform.init(part.select(params))._asdict() for name, part in self.parts.items()}
 
     def update(
-        self, gradients: Params, state: OptimizerState, params: Params, learning_rate: jax.Array
+        self,
+        gradients: Params,
+        state: OptimizerState,
+        params: Params,
+        learning_rate: jax.Array,
+        apply: jax.Array | bool = True,
     ) -> tuple[Params, OptimizerState]:
-        """The next parameters and state: p - rate * (scale * update + decay * p)."""
+        """The next parameters and state, p - rate * (scale * update + decay * p), or the same if not `apply`."""
         new_params, new_state = {}, {}
         for name, part in self.parts.items():
             own = part.select(params)
             kind = type(jax.eval_shape(part.transform.init, own))
             updates, after = part.transform.update(part.select(gradients), kind(**state[name]), own)
-            new_state[name] = after._asdict()
+            new_state[name] = jax.tree.map(partial(jnp.where, apply), after._asdict(), state[name])
+            if name == "adam":
+                # Parameters follow from the new moments, read where they are kept. XLA would compute the moments a
+                # second time from the old ones, and to have those still it would copy them all first.
+                new_state[name] = jax.lax.optimization_barrier(new_state[name])
+                updates = self._adam_updates(new_state[name])
             for key, update in updates.items():
                 info = self.infos[key]
                 step = update * (info.learning_rate_scale * (_muon_scale(info) if name == "muon" else 1.0))
                 if info.decay:
                     step += self.config.weight_decay * params[key]
-                new_params[key] = params[key] - learning_rate * step
+                new_params[key] = jnp.where(apply, params[key] - learning_rate * step, params[key])
         return {name: new_params[name] for name in params}, new_state
+
+    def _adam_updates(self, state: dict[str, Any]) -> Params:
+        """What `optax.scale_by_adam` returns with this new state."""
+        mean = optax.tree.bias_correction(state["mu"], self.config.beta1, state["count"])
+        variance = optax.tree.bias_correction(state["nu"], self.config.beta2, state["count"])
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + self.config.eps), mean, variance)
 
 
 def clip(gradients: Params, norm: jax.Array, limit: float | None) -> Params:

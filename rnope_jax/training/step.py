@@ -84,10 +84,8 @@ def make_train_step(config: Config, stage_index: int, mesh: Mesh) -> TrainStep:
         if settings.skip_spikes is not None:
             known = state.health.norm_mean > 0
             fine &= ~known | (norm <= settings.skip_spikes * state.health.norm_mean)
-        updated = optimizer.update(clip(mean, norm, settings.clip_norm), state.optimizer, state.params, rate)
-        params, optimizer_state = jax.tree.map(
-            lambda new, old: jnp.where(fine, new, old), updated, (state.params, state.optimizer)
-        )
+        clipped = clip(mean, norm, settings.clip_norm)
+        params, optimizer_state = optimizer.update(clipped, state.optimizer, state.params, rate, fine)
         mixed = _NORM_DECAY * state.health.norm_mean + (1 - _NORM_DECAY) * norm
         norm_mean = jnp.where(state.health.norm_mean > 0, mixed, norm)
         health = Health(

@@ -4,12 +4,33 @@ The usual `SummaryWriter` hands them to a thread; when that thread meets a full 
 program waits for it for ever. Here the error reaches the caller.
 """
 
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """A module that is not imported yet is not found inside."""
+    modules: dict[str, Any] = sys.modules
+    absent = module not in modules
+    if absent:
+        modules[module] = None
+    try:
+        yield
+    finally:
+        if absent:
+            del modules[module]
+
+
+# tensorboardX imports torch wherever it is installed, only to recognise its tensors: seconds and 200 MB.
+with _without("torch"):
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
 
 
 class TensorBoard:
