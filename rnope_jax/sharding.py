@@ -104,10 +104,15 @@ def sharding(mesh: Mesh, axes: Axes) -> NamedSharding:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Keeps an activation split by its logical axes; does nothing outside a mesh."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Keeps an activation split by its logical axes; does nothing outside a mesh.
+
+    Inside `jax.shard_map` an array is a device's own part along the axes of the map, and those are left out.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, partition(axes))
+    split = [[axis for axis in RULES.get(name or "", ()) if axis not in mesh.manual_axes] for name in axes]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*map(tuple, split)))
 
 
 def context_parts() -> int:

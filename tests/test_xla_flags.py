@@ -1,5 +1,6 @@
 """Compiler options reach the runtime of their platform, and never overrule the user."""
 
+import jax
 import pytest
 
 from rnope_jax import xla_flags
@@ -10,11 +11,12 @@ from rnope_jax.xla_flags import FLAGS, VARIABLES, Flag, compiler_options, set_en
 def gpus(monkeypatch):
     """Whether jax can use GPUs, whatever is installed here."""
     found = {"here": False}
+    monkeypatch.setitem(FLAGS, "cpu", ())
     monkeypatch.setattr(xla_flags, "_has_gpu_plugin", lambda: found["here"])
     return found
 
 
-def test_options_go_where_their_platform_reads_them(monkeypatch):
+def test_options_go_where_their_platform_reads_them(monkeypatch, gpus):
     monkeypatch.setitem(FLAGS, "tpu", (Flag("xla_tpu_a", "true", "why"), Flag("xla_tpu_b", "2", "why")))
     environment = {"XLA_FLAGS": "--xla_dump_to=here"}
     set_environment(environment)
@@ -23,6 +25,14 @@ def test_options_go_where_their_platform_reads_them(monkeypatch):
     assert environment["XLA_FLAGS"] == "--xla_dump_to=here"
     assert compiler_options("tpu") == {"xla_tpu_a": "true", "xla_tpu_b": "2"}
     assert compiler_options("cpu") == {}
+
+
+def test_the_compiler_of_this_machine_knows_its_options():
+    environment = {}
+    set_environment(environment)
+    assert all(f"--{flag.name}={flag.value}" in environment["XLA_FLAGS"] for flag in FLAGS["cpu"])
+    compiled = jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options("cpu"))
+    assert compiled(1.0) == 2
 
 
 def test_options_of_gpus_are_of_the_type_that_the_compiler_reads(monkeypatch):

@@ -44,6 +44,9 @@ class ModelConfig(Schema):
     remat: Literal["full", "attention", "none"] = "full"
     """What the backward pass recomputes: whole layers (full), all of them but attention, whose output and log-sum-exp
     are kept (attention), or nothing (none). Each keeps more memory and computes less than the one before."""
+    mlp_chunk: int | None = None
+    """Positions per row, of the part that a device holds, for which the activations of a feed-forward layer exist at
+    a time; the backward pass computes them again. None: all positions, as `remat` says."""
 
     def path(self) -> str:
         return "model"
@@ -62,6 +65,8 @@ class ModelConfig(Schema):
             yield "num_kv_heads", f"must divide num_heads = {self.num_heads}: one of {divisors}"
         if self.head_dim % 2 and any(kind.rope_theta is not None for kind in self.pattern):
             yield "head_dim", "must be even, because RoPE rotates pairs of channels"
+        if self.mlp_chunk is not None and self.mlp_chunk < 1:
+            yield "mlp_chunk", "must be at least 1, or None for all positions at a time"
         if self.mup_base_width is not None and self.mup_base_width < 1:
             yield "mup_base_width", "must be at least 1, or None for the standard parametrisation"
 

@@ -14,6 +14,7 @@ from rnope_jax.attention import AttentionSpec, attend, cached, default_scale
 from rnope_jax.config import ModelConfig
 from rnope_jax.layers import LayerKind
 from rnope_jax.model import cache as caches
+from rnope_jax.model.chunks import by_chunks
 from rnope_jax.model.linear import project
 from rnope_jax.model.norm import LayerNorm
 from rnope_jax.model.parameters import matrix
@@ -97,17 +98,25 @@ class Attention(nnx.Module):
 class FeedForward(nnx.Module):
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
+    INWARD, OUTWARD = ("embed", "mlp"), ("mlp", "embed")
+
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs, stack: int | None):
         width, inner = config.d_model, config.d_ff
         hidden = hidden_init(config)
-        self.gate = matrix(rngs, (width, inner), ("embed", "mlp"), inputs=1, stack=stack, **hidden)
-        self.up = matrix(rngs, (width, inner), ("embed", "mlp"), inputs=1, stack=stack, **hidden)
-        self.down = matrix(rngs, (inner, width), ("mlp", "embed"), inputs=1, stack=stack, **output_init(config))
+        self.chunk = config.mlp_chunk
+        self.gate = matrix(rngs, (width, inner), self.INWARD, inputs=1, stack=stack, **hidden)
+        self.up = matrix(rngs, (width, inner), self.INWARD, inputs=1, stack=stack, **hidden)
+        self.down = matrix(rngs, (inner, width), self.OUTWARD, inputs=1, stack=stack, **output_init(config))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, S, d_model] to the same shape."""
-        inner = jax.nn.silu(project(x, self.gate[...])) * project(x, self.up[...])
-        return project(constrain(inner, "batch", "sequence", "mlp"), self.down[...])
+        weights = self.gate[...], self.up[...], self.down[...]
+        return by_chunks(_swiglu, x, weights, (self.INWARD, self.INWARD, self.OUTWARD), self.chunk)
+
+
+def _swiglu(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.Array:
+    inner = jax.nn.silu(project(x, gate)) * project(x, up)
+    return project(constrain(inner, "batch", "sequence", "mlp"), down)
 
 
 class Block(nnx.Module):

@@ -18,6 +18,7 @@ from rnope_jax.errors import UserError
 from rnope_jax.files import write_text
 from rnope_jax.model import Params
 from rnope_jax.run import Run
+from rnope_jax.training import host_memory
 from rnope_jax.training.diagnosis import bad_gradients, first_bad
 from rnope_jax.training.evaluation import HeldOutLoss, held_out_loss
 from rnope_jax.training.metrics import Clock, Reporter, memory_gib
@@ -187,6 +188,7 @@ class Trainer:
         step = make_train_step(self.config, index, self.mesh)
         lowered = step.lower(state, to_devices(batch, self.mesh, self.config.stages[index].batch_size))
         compiled = self.stop.unless(lowered.compile)
+        host_memory.release()
         if compiled is None:
             return None
         if self.config.logging.programs and is_first():

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 
 from rnope_jax.data.packing import Batch
 from rnope_jax.model import Transformer
+from rnope_jax.model.chunks import join, split
 from rnope_jax.model.linear import project
 from rnope_jax.sharding import RULES, partition
 
@@ -127,9 +128,7 @@ def _backward(gathered: tuple[str, ...], factor: float, chunk: int, residuals: A
     d_table, d_hidden = jax.lax.scan(step, start, _chunks((hidden, targets, mask), chunk))
     if gathered:
         d_table = jax.lax.psum_scatter(d_table, gathered, scatter_dimension=1, tiled=True)
-    length = hidden.shape[1]
-    d_hidden = jnp.moveaxis(d_hidden, 0, 1).reshape(hidden.shape[0], -1, hidden.shape[2])[:, :length]
-    return d_hidden, d_table, None, None
+    return join(d_hidden, hidden.shape[1]), d_table, None, None
 
 
 _token_sums.defvjp(_forward, _backward)
@@ -141,16 +140,8 @@ def _gather(table: jax.Array, axes: tuple[str, ...], dtype: jnp.dtype) -> jax.Ar
 
 
 def _chunks(arrays: tuple[jax.Array, ...], chunk: int) -> tuple[jax.Array, ...]:
-    """Arrays [B, S, ...] as [count, B, chunk, ...], padded with zeros, which weigh nothing."""
-    length = arrays[0].shape[1]
-    chunk = min(chunk, length)
-    count = -(-length // chunk)
-
-    def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, count * chunk - length)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], count, chunk, *x.shape[2:]), 1, 0)
-
-    return tuple(split(x) for x in arrays)
+    """Arrays [B, S, ...] as [count, B, chunk, ...]; what pads them weighs nothing."""
+    return tuple(split(x, min(chunk, x.shape[1])) for x in arrays)
 
 
 def batch_loss(model: Transformer, batch: Batch, chunk: int) -> LossSums:

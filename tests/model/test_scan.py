@@ -76,8 +76,8 @@ def test_scan_equals_a_loop_over_layers(layers, order):
 
 def test_recomputation_changes_no_value_and_no_gradient():
     results = []
-    for remat in ("none", "attention", "full"):
-        config = tiny_model(remat=remat)
+    for remat, chunk in (("none", None), ("attention", None), ("full", None), ("none", 5), ("full", 4)):
+        config = tiny_model(remat=remat, mlp_chunk=chunk)
         tokens = random_tokens(config, 2, 12)
         results.append(value_and_gradients(lambda p, c=config, t=tokens: bind(c, p).hidden(t), random_params(config)))
     expected, expected_gradients = results.pop(0)
@@ -103,6 +103,19 @@ def test_recomputation_saves_memory():
         sizes[remat] = lowered_gradient(config, 256).compile().memory_analysis().temp_size_in_bytes
     assert sizes["full"] < sizes["none"] / 3
     assert sizes["full"] < sizes["attention"] < sizes["none"] / 2
+
+
+def test_a_feed_forward_layer_in_chunks_never_exists_whole():
+    length, width = 256, 1000
+    whole, chunked = (
+        lowered_gradient(tiny_model(num_layers=4, d_ff=width, mlp_chunk=chunk), length).compile()
+        for chunk in (None, 64)
+    )
+    assert f"f32[{2 * length},{width}]" in whole.as_text()
+    assert f"f32[{2 * length},{width}]" not in chunked.as_text()
+    assert f"f32[{2 * 64},{width}]" in chunked.as_text()
+    saved = whole.memory_analysis().temp_size_in_bytes - chunked.memory_analysis().temp_size_in_bytes
+    assert saved > 2 * length * width * 4
 
 
 @pytest.mark.parametrize("remat", ["full", "attention", "none"])
