@@ -1,6 +1,7 @@
 """What is claimed of an H100, and whether the results of benchmarks/gpu.py bear it out."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,12 +76,13 @@ def _agreement(found: dict[str, Any]) -> Iterator[Claim]:
     for name in dict.fromkeys(key.split(",")[0] for key in measured) or ["pallas_gpu"]:
         for dtype, most in NEAR.items():
             errors = [
-                max(values)
+                error
                 for key, values in measured.items()
                 if key.startswith(f"{name},") and key.endswith(dtype) and not isinstance(values, str)
+                for error in values
             ]
-            # A NaN must not pass.
-            worst = max(errors, key=lambda x: (x != x, x)) if errors else _NOT
+            # What is not a number is worst.
+            worst = max(errors, key=lambda error: (math.isnan(error), error)) if errors else _NOT
             yield Claim(f"{name} in {dtype} from the definition", worst, most, most=True)
 
 
