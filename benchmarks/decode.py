@@ -115,15 +115,18 @@ def compare(cases: dict[str, Side], batch: int, context: int, tokens: int, round
     return result
 
 
-def ours(exported: Path) -> Callable[..., Timed]:
-    """Measures rnope_jax."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
+def ours(exported: Path, platform: str = "cpu", load: Callable[[], Any] | None = None) -> Callable[..., Timed]:
+    """Measures rnope_jax; with what `load` returns, if it is given, on the best device if `platform` is empty."""
+    os.environ["JAX_PLATFORMS"] = platform
     from rnope_jax import interop
     from rnope_jax.inference import generate
     from rnope_jax.inference.layout import read
 
-    source = interop.open_source(exported)
-    config, params = read(source.weights, source.model, "float32")
+    if load is None:
+        source = interop.open_source(exported)
+        config, params = read(source.weights, source.model, "float32")
+    else:
+        config, params = load()
 
     def run(name: str, prompts: np.ndarray, tokens: int) -> Timed:
         began, times, columns = time.perf_counter(), [], []
@@ -135,23 +138,25 @@ def ours(exported: Path) -> Callable[..., Timed]:
     return run
 
 
-def peer(exported: Path) -> Callable[..., Timed]:
-    """Measures transformers."""
+def peer(exported: Path, load: Callable[[], Any] | None = None) -> Callable[..., Timed]:
+    """Measures transformers; with what `load` returns, if it is given."""
     import torch
     import transformers
 
     transformers.logging.set_verbosity_error()
-    model = transformers.AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()
+    model = load() if load else transformers.AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()
 
     def run(name: str, prompts: np.ndarray, tokens: int) -> Timed:
         attention, cache = PEERS[name]
         model.set_attn_implementation(attention)
-        ids = torch.tensor(prompts)
+        ids = torch.tensor(prompts, device=model.device)
         times: list[float] = []
 
         def stop(ids: Any, scores: Any, **_: Any) -> Any:
+            if ids.is_cuda:
+                torch.cuda.synchronize()
             times.append(time.perf_counter())
-            return torch.zeros(len(ids), dtype=torch.bool)
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
         began = time.perf_counter()
         made = model.generate(

@@ -11,11 +11,15 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
-_PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "tokenizers", "torch", "transformers")
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "orbax-checkpoint", "numpy", "tokenizers", "torch", "transformers"),
+    # On NVIDIA GPUs.
+    *("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "triton", "flash-attn"),
+)
 
 
-def record(name: str, found: dict[str, Any], *, variant: str = "") -> Path:
-    """Writes RESULTS/NAME.json, or RESULTS/NAME_VARIANT.json."""
+def record(name: str, found: dict[str, Any], *, variant: str = "", folder: Path = RESULTS) -> Path:
+    """Writes NAME.json, or NAME_VARIANT.json, into a directory."""
     kept = {
         "name": name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -27,8 +31,8 @@ def record(name: str, found: dict[str, Any], *, variant: str = "") -> Path:
         "versions": {package: version for package in _PACKAGES if (version := _version(package))},
         "found": found,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}{'_' if variant else ''}{variant}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}{'_' if variant else ''}{variant}.json"
     path.write_text(json.dumps(kept, indent=2) + "\n")
     return path
 

@@ -61,8 +61,27 @@ def shape(model: ModelConfig) -> dict[str, Any]:
     return about | {"window": model.pattern[0].window, "parameters": flops.parameters(model).total}
 
 
-def peak() -> float:
-    """The most memory that this process ever had, in GiB."""
+def transformers_config(model: ModelConfig, **options: Any) -> Any:
+    """The configuration of transformers' Cohere2 of this shape."""
+    import transformers
+
+    return transformers.Cohere2Config(
+        vocab_size=model.vocab_size,
+        hidden_size=model.d_model,
+        intermediate_size=model.d_ff,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_heads,
+        num_key_value_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        sliding_window=model.pattern[0].window,
+        **options,
+    )
+
+
+def peak(device: Any = None) -> float:
+    """The most memory in GiB that this process ever had; of a GPU where jax's device is given and is one."""
+    if used := device.memory_stats() if device is not None else None:
+        return round(used["peak_bytes_in_use"] / 2**30, 2)
     lines = Path("/proc/self/status").read_text().splitlines()
     return round(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20, 2)
 

@@ -14,12 +14,13 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.record import machine, record
-from benchmarks.sides import MODEL, Side, peak, ratio, shape
+from benchmarks.sides import MODEL, Side, peak, ratio, shape, transformers_config
 from rnope_jax import flops
-from rnope_jax.config import Config, LossConfig, ScheduleConfig, StageConfig
+from rnope_jax.config import Config, LossConfig, ModelConfig, ScheduleConfig, StageConfig
 
 OURS = "rnope_jax"
 
@@ -113,10 +114,11 @@ def eager_bytes(length: int) -> int:
     return 2 * 4 * MODEL.num_layers * MODEL.num_heads * length**2
 
 
-def ours(length: int, settings: dict[str, Any]) -> Callable[[str], Any]:
-    """A step of rnope_jax, as train.py runs it."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    from dataclasses import replace
+def ours(
+    length: int, settings: dict[str, Any], model: ModelConfig = MODEL, platform: str = "cpu"
+) -> Callable[[str], Any]:
+    """A step of rnope_jax, as train.py runs it; on the best device that there is if `platform` is empty."""
+    os.environ["JAX_PLATFORMS"] = platform
 
     from rnope_jax.xla_flags import set_environment
 
@@ -131,11 +133,8 @@ def ours(length: int, settings: dict[str, Any]) -> Callable[[str], Any]:
     from rnope_jax.training.state import init_state
     from rnope_jax.training.step import make_train_step, to_devices
 
-    model = replace(MODEL, **settings)
-    schedule = ScheduleConfig(peak=1e-4, warmup_steps=1)
-    stage = StageConfig(name="only", steps=1000, sequence_length=length, batch_size=1, schedule=schedule)
-    config = Config(name="train_step", model=model, stages=(stage,), loss=LossConfig(chunk=512))
-    tokens = np.random.default_rng(0).integers(3, MODEL.vocab_size, (1, length + 1), np.int32)
+    config = recipe(model, length, settings)
+    tokens = np.random.default_rng(0).integers(3, model.vocab_size, (1, length + 1), np.int32)
     place = np.arange(length, dtype=np.int32)[None]
     rows = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((1, length), np.float32), place, np.ones_like(place))
     mesh = make_mesh(MeshConfig())
@@ -146,7 +145,7 @@ def ours(length: int, settings: dict[str, Any]) -> Callable[[str], Any]:
 
     def run(what: str) -> Any:
         if what == "peak":
-            return peak()
+            return peak(jax.devices()[0])
         began = time.perf_counter()
         with jax.set_mesh(mesh):
             held[0], metrics = step(held[0], batch)
@@ -156,41 +155,50 @@ def ours(length: int, settings: dict[str, Any]) -> Callable[[str], Any]:
     return run
 
 
-def peer(length: int, dtype: str, attention: str, compiled: bool, checkpointing: bool) -> Callable[[str], Any]:
+def recipe(model: ModelConfig, length: int, settings: dict[str, Any]) -> Config:
+    """What is trained, one row at a time: a model with other settings."""
+    model = replace(model, **settings)
+    schedule = ScheduleConfig(peak=1e-4, warmup_steps=1)
+    stage = StageConfig(name="only", steps=1000, sequence_length=length, batch_size=1, schedule=schedule)
+    return Config(name="train_step", model=model, stages=(stage,), loss=LossConfig(chunk=512))
+
+
+def peer(
+    length: int,
+    dtype: str,
+    attention: str,
+    compiled: bool,
+    checkpointing: bool,
+    like: ModelConfig = MODEL,
+    device: str = "cpu",
+) -> Callable[[str], Any]:
     """A step of transformers: under autocast where the type is bfloat16."""
     import torch
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.Cohere2Config(
-        vocab_size=MODEL.vocab_size,
-        hidden_size=MODEL.d_model,
-        intermediate_size=MODEL.d_ff,
-        num_hidden_layers=MODEL.num_layers,
-        num_attention_heads=MODEL.num_heads,
-        num_key_value_heads=MODEL.num_kv_heads,
-        head_dim=MODEL.head_dim,
-        sliding_window=MODEL.pattern[0].window,
-        max_position_embeddings=max(length, 8192),
-        attn_implementation=attention,
-        use_cache=False,
+    config = transformers_config(
+        like, max_position_embeddings=max(length, 8192), attn_implementation=attention, use_cache=False
     )
-    model = transformers.Cohere2ForCausalLM(config).train()
+    with torch.device(device):
+        model = transformers.Cohere2ForCausalLM(config).train()
     if checkpointing:
         model.gradient_checkpointing_enable()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     forward = torch.compile(model) if compiled else model
-    ids = torch.randint(3, MODEL.vocab_size, (1, length))
+    ids = torch.randint(3, like.vocab_size, (1, length), device=device)
 
     def run(what: str) -> Any:
         if what == "peak":
-            return peak()
+            return peak() if device == "cpu" else round(torch.cuda.max_memory_allocated() / 2**30, 2)
         began = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             loss = forward(input_ids=ids, labels=ids).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        if device != "cpu":
+            torch.cuda.synchronize()
         return time.perf_counter() - began, float(loss.detach())
 
     return run

@@ -101,14 +101,19 @@ def test_backend_equals_reference_at_the_edges_of_blocks(backend, length, window
     check(backend, length, window, 2, packed=length > 8 and backend not in UNPACKED)
 
 
-@pytest.mark.parametrize("backend", OTHERS)
-@pytest.mark.parametrize("window", [None, 16])
+def with_windows():
+    """Every backend with full attention and with a window; the GPU kernels with one that has tiles of every kind."""
+    for backend in OTHERS:
+        for window in (150,) if backend == "pallas_gpu" else (None, 16):
+            yield pytest.param(backend, window, id=f"{backend}-{window}")
+
+
+@pytest.mark.parametrize(("backend", "window"), with_windows())
 def test_backend_in_bfloat16_stays_near_float32(backend, window):
     check(backend, 531, window, 2, packed=backend not in UNPACKED, dtype=jnp.bfloat16, tolerance=2e-2)
 
 
-@pytest.mark.parametrize("backend", OTHERS)
-@pytest.mark.parametrize("window", [None, 16])
+@pytest.mark.parametrize(("backend", "window"), with_windows())
 def test_backend_survives_large_logits(backend, window):
     q, k, v, gradient = inputs(300, 2)
     spec = AttentionSpec(scale=100.0, window=window)

@@ -67,11 +67,14 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("places", PLACES)
+#: Wide tiles at every place, tall ones at one.
+TILED = [*[(Tiles(32, 16, 4, 1), places) for places in PLACES], (Tiles(16, 32, 4, 1), "chunks")]
+
+
+@pytest.mark.parametrize(("tiles", "places"), TILED, ids=str)
 @pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("tiles", [Tiles(32, 16, 4, 1), Tiles(16, 32, 4, 1)], ids=str)
 @pytest.mark.parametrize("window", WINDOWS)
-def test_every_visible_pair_is_visited_and_no_other_is_left_unmasked(window, tiles, row, places):
+def test_every_visible_pair_is_visited_and_no_other_is_left_unmasked(window, row, tiles, places):
     index, key_segments = PLACES[places], ROWS[row]
     segments = key_segments[index]
     band = np.asarray(visible(index[:, None], np.arange(LENGTH)[None], window))
