@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rnope_jax.cli.errors import exit_code
+from tests.conftest import CHEAP
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).parent / "tiny.py"
@@ -64,19 +65,26 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
 
 
-def start(cache: Path, *arguments: object, file_limit: int | None = None) -> subprocess.Popen:
+def start(
+    cache: Path,
+    *arguments: object,
+    file_limit: int | None = None,
+    packages: Path | None = None,
+    flags: tuple[str, ...] = CHEAP,
+) -> subprocess.Popen:
     """Starts a Python command on one device; compiled functions are shared through `cache`.
 
-    With `file_limit`, no file can grow beyond that many bytes.
+    With `file_limit`, no file can grow beyond that many bytes. Modules in `packages` hide installed ones.
     """
     limited = () if file_limit is None else ("-c", _LIMITED, file_limit)
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": " ".join(flags),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        **({} if packages is None else {"PYTHONPATH": str(packages)}),
     }
     command = [sys.executable, *map(str, limited), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
