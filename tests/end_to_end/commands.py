@@ -91,7 +91,7 @@ def start(
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
-def finish(process: subprocess.Popen, timeout: float = 240) -> Ended:
+def finish(process: subprocess.Popen, timeout: float = 600) -> Ended:
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -102,7 +102,7 @@ def finish(process: subprocess.Popen, timeout: float = 240) -> Ended:
 
 def signal_when(process: subprocess.Popen, ready: Callable[[], bool], number: signal.Signals, delay: float = 0) -> None:
     """Signals a process `delay` seconds after `ready` comes true; it must not have ended by then."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"ended too early: {finish(process)}")

@@ -54,7 +54,7 @@ def members(process) -> list[int]:
 
 
 def wait_for(condition, process) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline
