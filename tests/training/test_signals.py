@@ -16,6 +16,9 @@ from rnope_jax.errors import Stopped
 from rnope_jax.training import loop, signals, stop_on_signals
 from tests.training.runs import SharingTrainer, run_config, train
 
+#: Seconds after which what should have been left alone has been waited for.
+LIMIT = 120
+
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
 
@@ -49,7 +52,7 @@ def test_where_there_is_nothing_to_save_a_signal_ends_the_block_on_the_spot(numb
         with stop.at_once():
             signal_soon(number)
             try:
-                time.sleep(600)
+                time.sleep(LIMIT)
                 ended.append("the block")
             except Exception:  # as a library might
                 ended.append("what was taken for an error")
@@ -120,7 +123,7 @@ class Blocked:
         self.times += 1
         if self.times == 1:
             signal_soon()
-        self.waited_for = not self.release.wait(600)
+        self.waited_for = not self.release.wait(LIMIT)
 
 
 @pytest.fixture
