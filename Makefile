@@ -12,7 +12,7 @@ quickstart: $(VENV)/run.stamp
 	$(BIN)/python train.py configs/quickstart.py
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -3,12 +3,16 @@
 import os
 from pathlib import Path
 
-FLAGS = (
-    # Several devices for the tests of sharding.
-    "--xla_force_host_platform_device_count=8",
-    # The suite compiles many small programs and runs each a few times: machine code need not be fast.
+#: The suite compiles many small programs and runs each a few times: machine code need not be fast.
+CHEAP = (
     "--xla_backend_optimization_level=0",
+    # Fusions go through MLIR by default, which takes two thirds of a compilation.
+    "--xla_cpu_use_fusion_emitters=false",
+    # One module of code a program, not one a core and more.
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
+#: Several devices for the tests of sharding.
+FLAGS = ("--xla_force_host_platform_device_count=8", *CHEAP)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Models and data of the tests lie on this machine; the libraries that could fetch others need not ask for them.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -52,11 +52,12 @@ def launch(
         raise UserError("give the program to run and its arguments: rnope launch --processes 4 -- train.py CONFIG")
     count, first = processes, True
     while True:
-        code = _Group(arguments, count).run()
+        group = _Group(arguments, count)
+        code = group.run()
         if code == 0 or (code == _MISTAKE and (first or count == 1)):
             return code
         if code != _MISTAKE:
-            if restarts == 0:
+            if restarts == 0 or group.stopping:
                 return 1
             restarts -= 1
         # A count that does not divide the batch is no failure, but the next smaller one is tried.
@@ -68,31 +69,36 @@ class _Group:
     """Processes that live and die together."""
 
     def __init__(self, arguments: tuple[str, ...], count: int):
+        self.arguments, self.count = arguments, count
+        self.stopping = False
+        self.members: list[subprocess.Popen] = []
+        self.logs: list[IO[bytes] | None] = []
+
+    def _start(self) -> None:
         from rnope_jax.training.processes import ADDRESS, COUNT, INDEX
 
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        self.stopping = False
-        self.members = []
-        self.logs: list[IO[bytes] | None] = []
-        for index in range(count):
+        for index in range(self.count):
             environment = dict(os.environ)
-            if count > 1:
-                environment |= {ADDRESS: address, COUNT: str(count), INDEX: str(index)}
-            command = [sys.executable, *arguments]
+            if self.count > 1:
+                environment |= {ADDRESS: address, COUNT: str(self.count), INDEX: str(index)}
+            command = [sys.executable, *self.arguments]
             # The first process speaks for all; what another says is shown if it is the one that fails.
             log = tempfile.TemporaryFile() if index else None  # noqa: SIM115 (it lives as long as the process)
-            # In groups of their own: Ctrl-C on the terminal comes through us, once.
-            self.members.append(
-                subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-            )
             self.logs.append(log)
+            # In groups of their own: Ctrl-C on the terminal comes through us, once.
+            member = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            self.members.append(member)
+            if self.stopping:  # asked for between the two lines above
+                member.send_signal(signal.SIGTERM)
 
     def run(self) -> int:
-        """Waits for the end; the exit code of the first that failed, or 0."""
+        """Starts them and waits for the end; the exit code of the first that failed, or 0."""
         before = [signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)]
         try:
+            self._start()
             return self._wait()
         finally:
             for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
@@ -100,6 +106,9 @@ class _Group:
             for member in self.members:
                 member.kill()
                 member.wait()
+            for log in self.logs:
+                if log:
+                    log.close()
 
     def _wait(self) -> int:
         deadline = None

@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from rnope_jax import attention, flops
 from rnope_jax.config import Config, MeshConfig
 from rnope_jax.data import Corpus
-from rnope_jax.evaluation.figures import loss_figure
 from rnope_jax.files import write_text
 from rnope_jax.inference import Sampling, load
 from rnope_jax.run import Run
@@ -48,6 +47,9 @@ def close_run(config: Config, run: Run, corpus: Corpus, trainer: Trainer, state:
     if loss is None:
         print(f"\nstopped after step {step} of {config.total_steps}; the same command goes on from there")
         return
+    # Here, because matplotlib takes a while to load, and only a run that has ended draws.
+    from rnope_jax.evaluation.figures import loss_figure
+
     xz = xz_bits_per_byte(corpus.held_out)
     figure = loss_figure(run, xz)
     beside = "" if xz is None else f" (xz -9 on the same bytes: {xz:.3f})"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rnope_jax.cli.errors import exit_code
+from tests.conftest import CHEAP
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).parent / "tiny.py"
@@ -64,26 +65,33 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
 
 
-def start(cache: Path, *arguments: object, file_limit: int | None = None) -> subprocess.Popen:
+def start(
+    cache: Path,
+    *arguments: object,
+    file_limit: int | None = None,
+    packages: Path | None = None,
+    flags: tuple[str, ...] = CHEAP,
+) -> subprocess.Popen:
     """Starts a Python command on one device; compiled functions are shared through `cache`.
 
-    With `file_limit`, no file can grow beyond that many bytes.
+    With `file_limit`, no file can grow beyond that many bytes. Modules in `packages` hide installed ones.
     """
     limited = () if file_limit is None else ("-c", _LIMITED, file_limit)
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": " ".join(flags),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        **({} if packages is None else {"PYTHONPATH": str(packages)}),
     }
     command = [sys.executable, *map(str, limited), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
 
 
-def finish(process: subprocess.Popen, timeout: float = 240) -> Ended:
+def finish(process: subprocess.Popen, timeout: float = 600) -> Ended:
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -94,7 +102,7 @@ def finish(process: subprocess.Popen, timeout: float = 240) -> Ended:
 
 def signal_when(process: subprocess.Popen, ready: Callable[[], bool], number: signal.Signals, delay: float = 0) -> None:
     """Signals a process `delay` seconds after `ready` comes true; it must not have ended by then."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"ended too early: {finish(process)}")

@@ -18,8 +18,10 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(text, compiled, tmp_path_factory):
-    """Run directory and ending of an unbroken run. Only to be read."""
+    """Run directory and ending of an unbroken run, which must not load PyTorch. Only to be read."""
     from tests.end_to_end.commands import TINY, finish, start
 
-    run_dir = tmp_path_factory.mktemp("runs") / "finished"
-    return run_dir, finish(start(compiled, "train.py", TINY, "--data.corpus", text, "--run-dir", run_dir))
+    run_dir, packages = tmp_path_factory.mktemp("runs") / "finished", tmp_path_factory.mktemp("packages")
+    (packages / "torch.py").write_text("raise SystemExit('PyTorch was loaded: it takes seconds, and memory')\n")
+    command = ("train.py", TINY, "--data.corpus", text, "--run-dir", run_dir)
+    return run_dir, finish(start(compiled, *command, packages=packages))

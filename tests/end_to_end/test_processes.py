@@ -54,17 +54,17 @@ def members(process) -> list[int]:
 
 
 def wait_for(condition, process) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, finish(process)
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("axis", "processes"), [("fsdp", 4), ("context", 2)])
-def test_several_processes_compute_what_one_computes(axis, processes, finished, text, compiled, tmp_path):
-    options = ("--mesh.fsdp", 1, "--mesh.context", processes) if axis == "context" else ()
-    ended = finish(launch(compiled, text, tmp_path / "run", *options, processes=processes))
+def test_several_processes_compute_what_one_computes(finished, text, compiled, tmp_path):
+    """Four: parameters and rows are split over two, and each row over two."""
+    mesh = ("--mesh.fsdp", 2, "--mesh.context", 2)
+    ended = finish(launch(compiled, text, tmp_path / "run", *mesh, processes=4))
     assert ended.code == 0, ended
     assert_same_losses(tmp_path / "run", finished[0])
     assert ended.out.count("done: ") == 1
@@ -115,18 +115,6 @@ def test_when_one_process_is_killed_the_others_end_and_training_goes_on_with_tho
     assert "launch: starting again with 1 processes" in ended.err
     assert "resuming after step" in ended.out
     assert_same_losses(run_dir, finished[0])
-
-
-def test_without_restarts_a_killed_process_is_a_failure(text, compiled, tmp_path):
-    run_dir = tmp_path / "run"
-    process = launch(compiled, text, run_dir)
-    wait_for((run_dir / "data").exists, process)
-    os.kill(members(process)[0], signal.SIGKILL)
-    began = time.monotonic()
-    ended = finish(process)
-    assert ended.code == 1, ended
-    assert "launch: process 0 ended with code -9" in ended.err
-    assert time.monotonic() - began < 60
 
 
 def test_a_mistake_in_the_input_is_told_once_for_all(text, compiled, tmp_path):

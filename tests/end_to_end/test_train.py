@@ -5,8 +5,11 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from rnope_jax.training import Run
 from tests.end_to_end.commands import ROOT, TINY, finish, rnope_here, start
+from tests.training.runs import metrics
 
 
 def test_a_run_ends_well(finished):
@@ -65,14 +68,16 @@ def test_generating_at_temperature_zero_gives_the_same_text_always(finished, cap
     assert len(drawn) == 3
 
 
-def test_what_was_compiled_and_a_profile_are_left_where_asked_for(text, tmp_path):
+def test_what_was_compiled_and_a_profile_are_left_where_asked_for(text, finished, tmp_path):
+    """And the compiler, with the settings that users have, makes of it what it makes with those of the tests."""
     run, kept = Run(tmp_path / "run"), tmp_path / "kept"
     short = ("--stages.0.steps", 4, "--stages.1.steps", 3, "--evaluation.prompts", "--evaluation.every", 100)
     asked = ("--logging.programs", "True", "--logging.profile-step", 1, "--logging.compile-cache", kept)
-    ended = finish(
-        start(tmp_path / "unused", "train.py", TINY, "--data.corpus", text, "--run-dir", run.path, *short, *asked)
-    )
+    command = ("train.py", TINY, "--data.corpus", text, "--run-dir", run.path, *short, *asked)
+    ended = finish(start(tmp_path / "unused", *command, flags=()))
     assert (ended.code, ended.err) == (0, "")
+    ours, theirs = ([line["loss"] for line in metrics(path) if "loss" in line][:3] for path in (run.path, finished[0]))
+    assert ours == pytest.approx(theirs, rel=1e-4)
     programs = sorted(run.programs.iterdir())
     assert [path.name for path in programs] == ["first.txt", "second.txt"]
     assert all(path.read_text().startswith("HloModule jit_step") for path in programs)

@@ -16,6 +16,9 @@ from rnope_jax.errors import Stopped
 from rnope_jax.training import loop, signals, stop_on_signals
 from tests.training.runs import SharingTrainer, run_config, train
 
+#: Seconds after which what should have been left alone has been waited for.
+LIMIT = 120
+
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
 
@@ -43,18 +46,20 @@ def test_the_second_signal_ends_the_process(monkeypatch, number):
 
 @BOTH
 def test_where_there_is_nothing_to_save_a_signal_ends_the_block_on_the_spot(number):
+    ended = []
+
     def wait(stop):
         with stop.at_once():
             signal_soon(number)
             try:
-                time.sleep(30)
+                time.sleep(LIMIT)
+                ended.append("the block")
             except Exception:  # as a library might
-                raise AssertionError("it was taken for an error") from None
+                ended.append("what was taken for an error")
 
-    began = time.monotonic()
     with stop_on_signals() as stop, pytest.raises(Stopped):
         wait(stop)
-    assert time.monotonic() - began < 10
+    assert not ended
 
 
 def test_an_earlier_or_a_lost_request_ends_the_block_too():
@@ -100,7 +105,7 @@ def test_work_that_cannot_be_interrupted_is_abandoned():
         assert stop.unless(release.wait) is None
         assert signals.abandoned()
         release.set()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 240
         while signals.abandoned() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not signals.abandoned()
@@ -112,12 +117,13 @@ class Blocked:
     def __init__(self):
         self.release = threading.Event()
         self.times = 0
+        self.waited_for = False
 
     def __call__(self, *_args, **_options):
         self.times += 1
         if self.times == 1:
             signal_soon()
-        self.release.wait(60)
+        self.waited_for = not self.release.wait(LIMIT)
 
 
 @pytest.fixture
@@ -127,13 +133,12 @@ def blocked():
     made.release.set()
 
 
-def stopped_in(config):
-    """A run in which somebody asks for a stop; it must end soon."""
-    began = time.monotonic()
+def stopped_in(config, blocked=None):
+    """A run in which somebody asks for a stop; it must not wait for what is blocked."""
     with stop_on_signals() as stop:
         result = train(config, stop=stop)
     assert stop
-    assert time.monotonic() - began < 50
+    assert blocked is None or (blocked.times and not blocked.waited_for)
     return result
 
 
@@ -168,7 +173,7 @@ def test_a_stop_while_a_step_compiles(config, unbroken, blocked, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(SharingTrainer, "_compile", compiled)
         patch.setattr(loop, "make_train_step", lambda *_: Step())
-        result = stopped_in(config)
+        result = stopped_in(config, blocked)
     assert result.trainer.checkpoints.steps()[-1] == 6
     blocked.release.set()
     finish(config, unbroken)
@@ -186,7 +191,7 @@ def test_a_stop_while_a_batch_is_waited_for(config, unbroken, blocked, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(Mixture, "batch", batch)
-        result = stopped_in(config)
+        result = stopped_in(config, blocked)
     assert result.trainer.checkpoints.steps()[-1] == 2
     finish(config, unbroken)
 
@@ -204,7 +209,7 @@ def test_a_stop_while_it_is_evaluated(config, unbroken, blocked, monkeypatch):
     loop_steps: list[bool] = []
     with monkeypatch.context() as patch:
         patch.setattr(loop, "held_out_loss", loss)
-        result = stopped_in(config)
+        result = stopped_in(config, blocked)
     assert result.trainer.checkpoints.steps()[-1] == 5
     finish(config, unbroken)
 

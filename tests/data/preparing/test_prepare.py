@@ -65,10 +65,11 @@ def test_a_merge_waits_for_all_jobs(corpus, tmp_path):
 
 def test_killed_again_and_again_it_makes_the_same_files(corpus, tmp_path):
     """SIGKILL to the first process at some moment of its work; its workers end with it."""
-    prepare(corpus, tmp_path / "whole", Options(part_bytes=1500))
+    size = 500  # so many parts that it cannot come to its end between two looks
+    prepare(corpus, tmp_path / "whole", Options(part_bytes=size))
     small_tokenizer().save(tmp_path / "tokenizer")
     command = [sys.executable, "-m", "rnope_jax.cli.main", "prepare", corpus, str(tmp_path / "out")]
-    command += ["--tokenizer", str(tmp_path / "tokenizer"), "--workers", "2", "--part-mb", str(1500 / 2**20)]
+    command += ["--tokenizer", str(tmp_path / "tokenizer"), "--workers", "2", "--part-mb", str(size / 2**20)]
     parts = tmp_path / "out" / "parts"
     for wanted in (1, 4, 7):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
