@@ -41,9 +41,10 @@ class ModelConfig(Schema):
     attention: Literal["auto", "splash", "pallas_gpu", "cudnn", "blockwise", "reference"] = "auto"
     """Attention backend: splash (TPU), pallas_gpu (NVIDIA GPU), cudnn (NVIDIA GPU, rows that are not packed),
     blockwise (any platform), reference (for tests); auto: the best that the device has."""
-    remat: Literal["full", "attention", "none"] = "full"
+    remat: Literal["full", "attention", "none", "offload"] = "full"
     """What the backward pass recomputes: whole layers (full), all of them but attention, whose output and log-sum-exp
-    are kept (attention), or nothing (none). Each keeps more memory and computes less than the one before."""
+    are kept (attention), or nothing (none). Each keeps more memory and computes less than the one before. "offload"
+    recomputes what "attention" does, and keeps that and the layers' inputs in the host's memory (TPU, GPU)."""
     mlp_chunk: int | None = None
     """Positions per row, of the part that a device holds, for which the activations of a feed-forward layer exist at
     a time; the backward pass computes them again. None: all positions, as `remat` says."""

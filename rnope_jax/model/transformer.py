@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from rnope_jax.attention import SAVED, AttentionSpec
 from rnope_jax.config import ModelConfig
@@ -26,6 +27,9 @@ from rnope_jax.sharding import constrain
 
 #: Caches of a model: one per slot of the pattern, stacked over its periods, then one per remaining layer.
 Caches = tuple[tuple[caches.LayerCache, ...], tuple[caches.LayerCache, ...]]
+
+#: Name of what a layer is given, by which it can be kept elsewhere.
+_INPUT = "layer_input"
 
 #: What an observer makes of a layer.
 Observation = TypeVar("Observation")
@@ -165,11 +169,21 @@ class Transformer(nnx.Module):
 
     def _remat(self, graph: Any, *, in_scan: bool) -> Callable[[Any, jax.Array, Rows], jax.Array]:
         def layer(state: Any, h: jax.Array, rows: Rows) -> jax.Array:
-            return nnx.merge(graph, state)(h, rows)[0]
+            return nnx.merge(graph, state)(checkpoint_name(h, _INPUT), rows)[0]
 
         if self.config.remat == "none":
             return layer
-        policy = jax.checkpoint_policies.save_only_these_names(SAVED) if self.config.remat == "attention" else None
+        policies = jax.checkpoint_policies
+        policy = {
+            "full": None,
+            "attention": policies.save_only_these_names(SAVED),
+            "offload": policies.save_and_offload_only_these_names(
+                names_which_can_be_saved=[],
+                names_which_can_be_offloaded=[_INPUT, SAVED],
+                offload_src="device",
+                offload_dst="pinned_host",
+            ),
+        }[self.config.remat]
         # Inside a scan nothing can be merged across layers, so the barrier against it is not needed.
         return jax.checkpoint(layer, prevent_cse=not in_scan, policy=policy)
 

@@ -94,7 +94,8 @@ def kept_activations(config: Config, stage_index: int, mesh: Mesh) -> int:
 
             return jax.vjp(loss, params)[1]
 
-        kept = jax.tree.leaves(jax.eval_shape(keep, params, batch))
+        # What is offloaded lies in the host's memory.
+        kept = [x for x in jax.make_jaxpr(keep)(params, batch).out_avals if x.memory_space == jax.memory.Space.Device]
     held = Counter((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((params, batch)))
     total = 0
     for leaf in kept:

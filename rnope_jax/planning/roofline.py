@@ -98,5 +98,5 @@ def recomputed_flops(model: ModelConfig, lengths: Sequence[int]) -> int:
     head = 2 * model.vocab_size * model.d_model * tokens
     matrices = 2 * model.num_layers * flops.layer_matrix_parameters(model) * tokens
     attention = flops.forward_flops(model, lengths) - head - matrices
-    again = {"none": 0, "attention": matrices}.get(model.remat, matrices + attention)
+    again = {"none": 0, "attention": matrices, "offload": matrices}.get(model.remat, matrices + attention)
     return head + again + round(_RECOMPUTED_PRODUCTS * attention)

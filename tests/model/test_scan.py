@@ -1,5 +1,6 @@
 """The scan over periods, and recomputation, change nothing but compile time and memory."""
 
+import re
 from functools import partial
 
 import jax
@@ -76,7 +77,14 @@ def test_scan_equals_a_loop_over_layers(layers, order):
 
 def test_recomputation_changes_no_value_and_no_gradient():
     results = []
-    for remat, chunk in (("none", None), ("attention", None), ("full", None), ("none", 5), ("full", 4)):
+    for remat, chunk in (
+        ("none", None),
+        ("attention", None),
+        ("full", None),
+        ("offload", None),
+        ("none", 5),
+        ("full", 4),
+    ):
         config = tiny_model(remat=remat, mlp_chunk=chunk)
         tokens = random_tokens(config, 2, 12)
         results.append(value_and_gradients(lambda p, c=config, t=tokens: bind(c, p).hidden(t), random_params(config)))
@@ -103,6 +111,25 @@ def test_recomputation_saves_memory():
         sizes[remat] = lowered_gradient(config, 256).compile().memory_analysis().temp_size_in_bytes
     assert sizes["full"] < sizes["none"] / 3
     assert sizes["full"] < sizes["attention"] < sizes["none"] / 2
+
+
+def moved(config, length):
+    """Types of the arrays that a gradient moves to the host's memory and back, on a TPU."""
+    tokens = jnp.zeros((2, length), int)
+    loss = jax.jit(jax.grad(lambda params: bind(config, params)(tokens).sum()))
+    text = loss.trace(abstract_params(config)).lower(lowering_platforms=("tpu",)).as_text()
+    found = re.findall(r'@annotate_device_placement.*placement = "(\w+)".* -> (tensor<\S+>)', text)
+    return [sorted(kind for place, kind in found if place == where) for where in ("pinned_host", "device")]
+
+
+def test_inputs_of_layers_and_attention_are_moved_to_the_host_and_back():
+    config = tiny_model(pattern=rnope_swa(window=4, theta=100.0)[-2:], num_layers=4, num_heads=4, remat="offload")
+    there, back = moved(config, 256)
+    layer_input = f"tensor<2x256x{config.d_model}xf32>"
+    assert there.count(layer_input) == 2  # each once, of the two kinds of layers that are scanned
+    assert len(there) == 2 + 1 + 2  # attention of the window layer; of the full layer, and its log-sum-exp
+    assert there == back
+    assert moved(tiny_model(remat="attention"), 64) == [[], []]
 
 
 def test_a_feed_forward_layer_in_chunks_never_exists_whole():

@@ -67,6 +67,12 @@ def test_no_remat_keeps_more_and_splits_heads_and_width():
     assert whole / 2 < none < whole
 
 
+def test_what_is_offloaded_is_not_kept_on_the_device():
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    offload, full = (kept_activations(config_of(remat=remat, num_layers=40), 0, mesh) for remat in ("offload", "full"))
+    assert 0 < offload < full / 2
+
+
 def test_a_program_that_is_too_large_is_a_plan_and_not_an_error(monkeypatch):
     class Lowered:
         def compile(self, compiler_options):
