@@ -144,6 +144,7 @@ def attend_band(
     # Recomputed in the backward pass: only the inputs of a block are kept, not its logits.
     @partial(jax.checkpoint, prevent_cse=False)
     def attend_block(start: jax.Array, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        queries, start = jax.lax.optimization_barrier((queries, start))  # as in `_Tiles.logits`
         keys, values = (jax.lax.dynamic_slice_in_dim(x, start, span, axis=2) for x in (keys, values))
         mask = (band & (jnp.arange(span) + start >= absent))[None]
         if segments is not None:
@@ -206,6 +207,9 @@ class _Tiles(NamedTuple):
     def logits(self, queries: jax.Array, keys: jax.Array, i: jax.Array, j: jax.Array, scale: float) -> jax.Array:
         """Masked logits of query tile i and key tile j."""
         tile = keys.shape[-2]
+        # What does not follow from the queries would be the same in every layer, so a scan over layers makes it once:
+        # the masks of all tiles, a byte for each pair of tokens. They are tied to the queries.
+        queries, i, j = jax.lax.optimization_barrier((queries, i, j))
         mask = visible(self.places[i][:, None], j * tile + jnp.arange(tile)[None, :], None)[None]
         if self.segments is not None and self.key_segments is not None:
             mask &= self.segments[:, i, :, None] == self.key_segments[:, j, None, :]
