@@ -18,6 +18,9 @@ from rnope_jax.checkpoint import saved_steps
 #: Kills of one run before it may end.
 _OF_A_RUN = 10
 
+#: Seconds of a phase in which it is killed: the machine may have done something else in one that was longer.
+_LONGEST = 20.0
+
 #: Numbers of processes, one after the other; the last ones end the run.
 COUNTS = (2, 1, 4)
 
@@ -66,11 +69,11 @@ def kills(campaign: Campaign, numbers: Sequence[int]) -> Iterator[Trial]:
 def _moment(campaign: Campaign, number: int, attempt: int) -> Moment:
     draw = campaign.draw("kill", number, attempt)
     if number % 4 == 0:
-        return Moment(draw.uniform(0, max(campaign.seconds)), from_start=True)
+        return Moment(draw.uniform(0, min(campaign.seconds)), from_start=True)
     phase = draw.choice(sorted(campaign.lengths.keys() - {("disk", "idle")}))
     lengths = campaign.lengths[phase]
     return Moment(
-        draw.uniform(0, max(lengths)),
+        draw.uniform(0, min(max(lengths), _LONGEST)),
         phase,
         draw.randint(1, max(1, len(lengths) // 4)),
         from_start=phase[1] == "imports",
