@@ -229,8 +229,8 @@ def page(kept: dict[str, Any]) -> str:
     lines = [
         f"Measured by `{kept['command']}` ({kept['date'].split()[0]}, `benchmarks/results/loader.json`) on",
         f"{machine['cores']} cores of an {machine['processor']} whose load was {machine['load']:.1f} at the end;",
-        "where that is more than the cores, the second column, millions of tokens for each second of processor time of all",
-        "threads, tells more than the first.",
+        "where that is more than the cores, the second column, millions of tokens for each second of",
+        "processor time of all threads, tells more than the first.",
         "Batches of half a million tokens, with positions, segments and masks, from files with checksums.",
         "",
         "| rows | Mtok/s, wall | Mtok/s, processor | padding |",

@@ -60,9 +60,8 @@ def page(kept: dict[str, Any]) -> str:
     lines = [
         f"Measured ({kept['date'].split()[0]}, `benchmarks/results/prepare.json`) on {machine['cores']} cores of an",
         f"{machine['processor']} whose load was {machine['load']:.1f} at the end, with",
-        f"{found['text_mb']} MB of text in {found['documents']:,} documents, {found['tokens'] / 1e6:.1f} million tokens.",
-        "Throughput of `rnope prepare` beside",
-        "the library's:",
+        f"{found['text_mb']} MB of text in {found['documents']:,} documents, {found['tokens'] / 1e6:.1f} million",
+        "tokens. Throughput of `rnope prepare` beside the library's:",
         "",
         "| beside | by the clock | without the start of processes | by processor seconds | without the start |",
         "| --- | --- | --- | --- | --- |",
