@@ -104,7 +104,8 @@ def summary(campaign: Campaign, hashed: dict[str, float]) -> dict[str, Any]:
 
 def page(found: dict[str, Any]) -> str:
     """The table, as text."""
-    rows = [(kind["what"], kind["trials"], kind["recovered"], len(kind["losses"])) for kind in found["kinds"]]
+    kinds = [kind for kind in found["kinds"] if kind["trials"]]
+    rows = [(kind["what"], kind["trials"], kind["recovered"], len(kind["losses"])) for kind in kinds]
     together = [sum(row[column] for row in rows) for column in (1, 2, 3)]
     lines = ["| fault | trials | recovered | losses |", "| --- | --- | --- | --- |"]
     lines += [f"| {what} | {' | '.join(map(str, counts))} |" for what, *counts in rows]
