@@ -240,7 +240,7 @@ def test_too_many_bad_records_end_the_work_and_more_may_be_allowed(tmp_path, wor
     corpus, out = write_bad(tmp_path / "in"), tmp_path / "out"
     options = Options(part_bytes=60)
     with pytest.raises(
-        UserError, match=r"more than 2 bad records, such as\n(  .*a\.jsonl \(record 1 of .*\n)+.*--max-bad"
+        UserError, match=r"more than 2 bad records, such as\n(  .*a\.jsonl \(record \d of .*\n)+.*--max-bad"
     ):
         prepare(corpus, out, options, Tolerance(2), workers=workers)
     assert not (out / "index.json").exists()
