@@ -8,12 +8,16 @@ The same command takes up a run where it was interrupted.
 
 import sys
 
+from rnope_jax.cli.errors import end_when_asked, exit_code
+
+if __name__ == "__main__":
+    end_when_asked()  # also while the rest is imported, which takes seconds
+
 import jax
 
 from rnope_jax import attention, data, model, sharding, xla_flags
 from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.cli import config_file
-from rnope_jax.cli.errors import exit_code
 from rnope_jax.evaluation.closing import close_run, opening
 from rnope_jax.training import Reporter, Trainer, check_source, metrics, processes, restore_or_init, stop_on_signals
 
@@ -38,16 +42,16 @@ def main() -> None:
     check_source(config)
     metrics.check(config.logging)
 
-    with processes.open_run_together(config) as run, stop_on_signals() as stop, jax.set_mesh(mesh):
+    with stop_on_signals() as stop, processes.open_run_together(config) as run, jax.set_mesh(mesh):
         with stop.at_once():
             # With what: text becomes tokens once; they stay with the run.
-            corpus = processes.first_then_all("data prepared", lambda: data.prepare(config, run.path))
-            processes.first_alone("run recorded", lambda: run.record(config))
+            corpus = processes.first_then_all(stop, lambda: data.prepare(config, run.path))
+            processes.first_alone(stop, lambda: run.record(config))
             opening(config, mesh, corpus)
 
             # From where: the newest checkpoint, the weights of another model, or the beginning.
             checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
-            state = restore_or_init(config, mesh, checkpoints, corpus.fingerprint)
+            state = restore_or_init(config, mesh, checkpoints, corpus.fingerprint, attended=stop.or_end)
             if processes.is_first():
                 run.record_data(corpus.fingerprint)
         reporter = Reporter(run, config.logging, int(state.step), config.total_steps)

@@ -1,6 +1,6 @@
 """How fast batches are made, and whether training ever waits for them.
 
-    python -m benchmarks.loader WORK [--tokens MILLIONS] [--steps N]
+    python -m benchmarks.loader WORK [--tokens MILLIONS] [--steps N]    writes its table into docs/mixtures.md
 
 WORK is a directory for scratch files. Synthetic documents, lengths as in web text (log-normal, mean about 900 tokens)
 and, as the long source of a mixture, from 20k to 120k tokens. The files are in the cache of the system; each case
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import record
+from benchmarks.record import into_page, record
 from rnope_jax.config import ScheduleConfig, SourceConfig, StageConfig
 from rnope_jax.data import Mixture, training_batches
 from rnope_jax.data.best_fit import best_fit
@@ -218,7 +218,35 @@ def main() -> None:
     }
     if options.steps:
         found["quickstart"] = quickstart(options.work, options.steps)
-    print(record("loader", found))
+    kept = record("loader", found)
+    into_page(ROOT / "docs" / "mixtures.md", "loader", page(json.loads(kept.read_text())))
+    print(kept)
+
+
+def page(kept: dict[str, Any]) -> str:
+    """What was found, as text."""
+    found, machine = kept["found"], kept["machine"]
+    lines = [
+        f"Measured by `{kept['command']}` ({kept['date'].split()[0]}, `benchmarks/results/loader.json`) on",
+        f"{machine['cores']} cores of an {machine['processor']} whose load was {machine['load']:.1f} at the end;",
+        "where that is more than the cores, the second column, millions of tokens for each second of",
+        "processor time of all threads, tells more than the first.",
+        "Batches of half a million tokens, with positions, segments and masks, from files with checksums.",
+        "",
+        "| rows | Mtok/s, wall | Mtok/s, processor | padding |",
+        "| --- | --- | --- | --- |",
+    ]
+    for case in found["batches"]:
+        rates = f"{case['mtok_per_second']:.3g} | {case['mtok_per_processor_second']:.3g}"
+        lines.append(f"| {case['case']} | {rates} | {max(case['padding'].values()):.2%} |")
+    if quick := found.get("quickstart"):
+        lines += [
+            "",
+            f"In {quick['steps']} steps of the quickstart in the same run, training waited for data",
+            f"{quick['data_wait_mean']:.2%} of the time, and {quick['data_wait_worst_interval']:.2%}",
+            "in the worst interval.",
+        ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

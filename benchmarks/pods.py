@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, into_page, record
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "configs"))
@@ -30,7 +30,6 @@ INSTEAD: dict[str, tuple[str, ...]] = {
 }
 
 PAGE = ROOT / "docs" / "pods.md"
-BEGIN, END = "<!-- written by benchmarks.pods -->", "<!-- end -->"
 
 _PROGRAM = "from rnope_jax.cli.main import main; import sys; main(['plan', *sys.argv[1:]])"
 _HEAD = (
@@ -101,10 +100,7 @@ def write_page(found: dict[str, Any]) -> None:
         if of_pod:
             head = [f"### {topology}", "", _HEAD, "|" + " --- |" * (_HEAD.count("|") - 1)]
             parts += [*head, *(row(case, plan) for case, plan in of_pod.items()), ""]
-    page = PAGE.read_text()
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text(before + BEGIN + "\n\n" + "\n".join(parts) + "\n" + END + after)
+    into_page(PAGE, "pods", "\n".join(parts))
 
 
 if __name__ == "__main__":

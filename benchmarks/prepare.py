@@ -1,6 +1,6 @@
 """Throughput of `rnope prepare` beside the tokenizers library's own batch encoding, and of reading what it makes.
 
-    python -m benchmarks.prepare WORK [--mb 64] [--repeats 3]
+    python -m benchmarks.prepare WORK [--mb 64] [--repeats 3]    writes its table into docs/data.md
 
 The corpus is the source code of the Python that runs this, its tests and installed packages included, as
 JSON lines; the tokenizer is trained on a part of it. `rnope prepare` reads the file, parses, tokenizes with a
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.record import record
+from benchmarks.record import into_page, record
 from rnope_jax.data import preparing, tokenizer
 from rnope_jax.data.prepared import PreparedTokens
 from rnope_jax.data.tokenizer import Tokenizer
@@ -32,6 +32,8 @@ from rnope_jax.data.tokenizer import Tokenizer
 _BATCH = 1000
 
 _VOCABULARY = 32_768
+
+ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
@@ -47,7 +49,33 @@ def main() -> None:
         found = measure(work, int(arguments.mb * 2**20), arguments.repeats)
     finally:
         shutil.rmtree(work)
-    print(record("prepare", found).read_text())
+    kept = record("prepare", found).read_text()
+    into_page(ROOT / "docs" / "data.md", "prepare", page(json.loads(kept)))
+    print(kept)
+
+
+def page(kept: dict[str, Any]) -> str:
+    """What was found, as text."""
+    found, machine = kept["found"], kept["machine"]
+    lines = [
+        f"Measured ({kept['date'].split()[0]}, `benchmarks/results/prepare.json`) on {machine['cores']} cores of an",
+        f"{machine['processor']} whose load was {machine['load']:.1f} at the end, with",
+        f"{found['text_mb']} MB of text in {found['documents']:,} documents, {found['tokens'] / 1e6:.1f} million",
+        "tokens. Throughput of `rnope prepare` beside the library's:",
+        "",
+        "| beside | by the clock | without the start of processes | by processor seconds | without the start |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, ratio in found["throughput_beside"].items():
+        lines.append(f"| `{name}` | " + " | ".join(f"{value:.2f}" for value in ratio.values()) + " |")
+    rates = ", ".join(f"{name} {rate:.2f}" for name, rate in found["mtok_per_second"].items())
+    lines += ["", f"Million tokens per second: {rates}. Reading windows, in millions of tokens per second:", ""]
+    lines += ["| window | first | again | first, per processor second | again |", "| --- | --- | --- | --- | --- |"]
+    for length, read in found["read_mtok"].items():
+        walls = [read[name]["per_second"] for name in ("first", "again")]
+        spent = [read[name]["per_processor_second"] for name in ("first", "again")]
+        lines.append(f"| {int(length):,} | " + " | ".join(f"{value:,.0f}" for value in (*walls, *spent)) + " |")
+    return "\n".join(lines)
 
 
 def measure(work: Path, size: int, repeats: int) -> dict[str, Any]:

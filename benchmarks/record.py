@@ -37,6 +37,14 @@ def record(name: str, found: dict[str, Any], *, variant: str = "", folder: Path 
     return path
 
 
+def into_page(page: Path, program: str, text: str) -> None:
+    """Puts text into a page of the documentation, between the comments that say which program has written it."""
+    begin, end = f"<!-- written by benchmarks.{program} -->", "<!-- end -->"
+    before, rest = page.read_text().split(begin)
+    after = rest.split(end, 1)[1]
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores, memory, load at this moment."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []

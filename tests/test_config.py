@@ -190,3 +190,11 @@ def test_every_field_of_every_configuration_says_what_it_is():
         for name in cls.__dataclass_fields__:
             after = source.split(f"\n    {name}: ")[1].split("\n")[1]
             assert after.strip().startswith('"""'), f"{cls.__name__}.{name}"
+
+
+def test_a_step_past_the_stages_is_refused():
+    """As of a run whose recorded configuration somebody has shortened."""
+    config = tiny_config(stages=(stage(steps=3), stage(name="b", steps=2)))
+    assert [config.stage_at(step) for step in range(5)] == [0, 0, 0, 1, 1]
+    with pytest.raises(ConfigError, match=r"stages: they have 5 steps together, and step 6 was taken"):
+        config.stage_at(5)

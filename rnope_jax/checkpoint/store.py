@@ -35,6 +35,14 @@ _CHUNK_BYTES = 256 * 2**20
 #: Seconds for which processes wait for the one that reads or hashes all of a checkpoint.
 _TURN = 24 * 3600
 
+#: Does what may take long: in the first process the work itself, in the others nothing. It may raise in all of them.
+Attended = Callable[[Callable[[], int]], int]
+
+
+def _plainly(action: Callable[[], int]) -> int:
+    return action()
+
+
 _report_unraisable = sys.unraisablehook
 
 
@@ -140,6 +148,7 @@ class Checkpoints:
         abstract: Mapping[str, Any],
         report: Callable[[str], None] = print,
         admit: Callable[[Mapping[str, Any]], None] = lambda about: None,
+        attended: Attended = _plainly,
     ) -> tuple[int, dict[str, Any]] | None:
         """The newest checkpoint that is whole: its step and its state; None if there is no checkpoint.
 
@@ -151,13 +160,14 @@ class Checkpoints:
           abstract: shapes, types and shardings of the state; any mesh will do.
           report: told of checkpoints that are set aside or cannot be verified.
           admit: given what the chosen checkpoint says about itself before its state is loaded; raises to refuse it.
+          attended: does what may take long.
 
         Raises:
           UserError: if there are checkpoints and none can be read, or the newest that is whole holds another
             state. Nothing is changed then.
         """
         # One process looks and decides; the others, which would find the same, take its word.
-        step = from_first("checkpoint verified", lambda: self._choose(abstract, report))
+        step = from_first("checkpoint verified", lambda: self._choose(abstract, report), attended)
         if step < 0:
             return None
         self._orbax.reload()
@@ -224,9 +234,15 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield name, f"{np.dtype(value.dtype).name}{list(value.shape)}"
 
 
-def from_first(name: str, action: Callable[[], int]) -> int:
-    """A number that the first process finds, in all processes."""
-    number = action() if jax.process_index() == 0 else 0
+def from_first(name: str, action: Callable[[], int], attended: Attended = _plainly) -> int:
+    """A number that the first process finds, in all processes.
+
+    Args:
+      name: of what it is, for messages.
+      action: finds it.
+      attended: calls the action, and in the other processes one that gives 0.
+    """
+    number = attended(action if jax.process_index() == 0 else lambda: 0)
     if jax.process_count() == 1:
         return number
     wait_for_all(name, _TURN)  # it may take longer than processes wait for each other's arrays

@@ -1,8 +1,24 @@
 """How a command ends when something is wrong."""
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
+
+_NOTHING_TO_SAVE = "stopped; there was nothing to save, and the same command goes on from where this one began"
+
+
+def end_when_asked() -> None:
+    """Lets SIGTERM and SIGINT end the process with code 0 and a line: for as long as nothing is begun."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        os.write(1, f"{_NOTHING_TO_SAVE}\n".encode())  # not by print, which the signal may have interrupted
+        os._exit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
@@ -16,7 +32,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
             return code
         _leave_at_once(code)
     except Stopped:
-        print("stopped; there was nothing to save, and the same command goes on from where this one began")
+        print(_NOTHING_TO_SAVE)
         _leave_at_once(0)
     except LostProcessError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -49,6 +65,11 @@ def _abandoned() -> bool:
 
 def _leave_at_once(code: int) -> None:
     """Ends the process without waiting for any thread."""
+    jax = sys.modules.get("jax")
+    if code == 0 and jax is not None and jax.distributed.is_initialized():
+        # All of several processes end now. The first one must not be gone before the others have said so.
+        with contextlib.suppress(RuntimeError):
+            jax.distributed.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

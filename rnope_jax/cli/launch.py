@@ -20,9 +20,6 @@ _MISTAKE = 2
 #: Bytes of what a failed process said last.
 _TOLD = 4000
 
-#: Seconds that processes have to save and end after a stop was asked for.
-_PATIENCE = 120
-
 
 def launch(
     arguments: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="TRAIN.PY CONFIG ...")]],
@@ -30,6 +27,7 @@ def launch(
     *,
     processes: int,
     restarts: int = 0,
+    patience: float = 1800,
 ) -> int:
     """Train with several processes on this machine: rnope launch --processes 4 -- train.py configs/quickstart.py
 
@@ -41,6 +39,7 @@ def launch(
       arguments: what to run with this Python: train.py and its arguments.
       processes: how many.
       restarts: how often to start again after a failure.
+      patience: seconds that processes have to save and end after a stop was asked for; then they are killed.
     """
     from rnope_jax.errors import UserError
 
@@ -48,11 +47,13 @@ def launch(
         raise UserError(f"processes = {processes}: must be at least 1")
     if restarts < 0:
         raise UserError(f"restarts = {restarts}: must be 0 or more")
+    if not patience > 0:
+        raise UserError(f"patience = {patience}: must be a number of seconds, more than 0")
     if not arguments or not Path(arguments[0]).is_file():
         raise UserError("give the program to run and its arguments: rnope launch --processes 4 -- train.py CONFIG")
     count, first = processes, True
     while True:
-        group = _Group(arguments, count)
+        group = _Group(arguments, count, patience)
         code = group.run()
         if code == 0 or (code == _MISTAKE and (first or count == 1)):
             return code
@@ -68,8 +69,8 @@ def launch(
 class _Group:
     """Processes that live and die together."""
 
-    def __init__(self, arguments: tuple[str, ...], count: int):
-        self.arguments, self.count = arguments, count
+    def __init__(self, arguments: tuple[str, ...], count: int, patience: float):
+        self.arguments, self.count, self.patience = arguments, count, patience
         self.stopping = False
         self.members: list[subprocess.Popen] = []
         self.logs: list[IO[bytes] | None] = []
@@ -122,9 +123,10 @@ class _Group:
                     self._tell(index, codes[index])
                 return _MISTAKE if _MISTAKE in failed else next(iter(failed), 0)
             if self.stopping and deadline is None:
-                deadline = time.monotonic() + _PATIENCE
+                deadline = time.monotonic() + self.patience
             if deadline is not None and time.monotonic() > deadline:
-                print(f"launch: not ended {_PATIENCE} s after the stop", file=sys.stderr, flush=True)
+                text = f"launch: not ended {self.patience:g} s after the stop (--patience); killed"
+                print(text, file=sys.stderr, flush=True)
                 return 1
             time.sleep(0.05)
 

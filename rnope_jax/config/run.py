@@ -89,8 +89,18 @@ class Config(Schema):
         return sum(stage.steps for stage in self.stages[:index])
 
     def stage_at(self, step: int) -> int:
-        """The stage that takes step `step`, counted from 0."""
-        return next(i for i in range(len(self.stages)) if step < self.first_step(i + 1))
+        """The stage that takes step `step`, counted from 0.
+
+        Raises:
+          ConfigError: if the stages end before it.
+        """
+        for index in range(len(self.stages)):
+            if step < self.first_step(index + 1):
+                return index
+        raise ConfigError(
+            f"config.stages: they have {self.total_steps} steps together, and step {step + 1} was taken; "
+            "give the stages that the run was trained with"
+        )
 
     def stage_model(self, index: int) -> ModelConfig:
         """The model in stage `index`: the RoPE base is the last one that a stage up to it has set."""

@@ -107,6 +107,11 @@ class Mixture:
             self.sources[source].rows.fill(index, Batch(*(array[place] for array in batch)))
         return batch
 
+    def lengths(self, step: int) -> np.ndarray:
+        """Lengths of the stretches of documents in all rows of the batch of a step, which is not read; [stretches]."""
+        rows = (self.row(step * self.stage.batch_size + row) for row in range(self.stage.batch_size))
+        return np.concatenate([self.sources[source].rows.pieces(index).size for source, index in rows])
+
     def documents(self, step: int) -> list[str]:
         """Names of the documents in the batch of a step, in the order of its rows."""
         names: dict[str, None] = {}

@@ -105,8 +105,11 @@ def check(corpus: Sequence[str], field: str = "data.corpus") -> None:
       UserError: naming the first that does not.
     """
     for entry in corpus:
-        if entry != STDLIB and not Path(entry).expanduser().exists():
+        path = Path(entry).expanduser()
+        if entry != STDLIB and not path.exists():
             raise UserError(f"{field}: {entry} does not exist; give a text file, a directory or {STDLIB!r}")
+        if entry != STDLIB and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{field}: {entry} is not a regular file; write what comes out of it to one")
 
 
 def files(corpus: Sequence[str], suffixes: Sequence[str]) -> Iterator[tuple[str, Path, bool]]:

@@ -42,9 +42,13 @@ def close_run(config: Config, run: Run, corpus: Corpus, trainer: Trainer, state:
     """Evaluates, draws and samples, and tells what to run next; a stopped run only learns how to go on."""
     step = int(state.step)
     loss = trainer.evaluate(state) if step == config.total_steps else None
-    if not processes.is_first():
+    first, prompts = processes.is_first(), config.evaluation.prompts
+    samples = None
+    if loss is not None:  # the others attend while the first one samples
+        samples = trainer.stop.unless(lambda: _samples(config, run) if first and prompts else "")
+    if not first:
         return
-    if loss is None:
+    if loss is None or samples is None:
         print(f"\nstopped after step {step} of {config.total_steps}; the same command goes on from there")
         return
     # Here, because matplotlib takes a while to load, and only a run that has ended draws.
@@ -53,9 +57,7 @@ def close_run(config: Config, run: Run, corpus: Corpus, trainer: Trainer, state:
     xz = xz_bits_per_byte(corpus.held_out)
     figure = loss_figure(run, xz)
     beside = "" if xz is None else f" (xz -9 on the same bytes: {xz:.3f})"
-    prompts = config.evaluation.prompts
     if prompts:
-        samples = _samples(config, run)
         write_text(run.samples, samples)
         print(f"\n{samples}")
     print(f"done: {run.path}")

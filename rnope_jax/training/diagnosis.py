@@ -1,6 +1,7 @@
 """What is wrong with a step that is not finite: the first bad tensor on the way through the model."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -62,18 +63,13 @@ def first_bad(config: Config, index: int, mesh: Mesh, params: Params, batch: Bat
             rows = np.flatnonzero(~_on_host(jnp.isfinite(value).all(axis=(1, 2))))
             if len(rows):
                 return f"The first tensor that is not finite is the activation {name}, in {_rows(rows)}"
-        sums = cross_entropy(
-            value,
-            bound.embedding[...],
-            placed.targets,
-            placed.loss_mask,
-            logit_factor=shape.logit_factor,
-            chunk=config.loss.chunk,
-        )
+        loss = partial(cross_entropy, logit_factor=shape.logit_factor, chunk=config.loss.chunk)
+        # Compiled: it is divided over the devices in a way that cannot be run piece by piece.
+        sums = jax.jit(loss)(value, bound.embedding[...], placed.targets, placed.loss_mask)
     if not np.isfinite(float(sums.nll)):
         return "The first tensor that is not finite is the activation logits (or their loss)"
     if gradients:
-        return f"All activations are finite; the last gradient on the way back that is not is that of {gradients[0]}"
+        return f"All activations are finite; the first gradient on the way back that is not is that of {gradients[-1]}"
     return "With the parameters at hand all activations are finite"
 
 

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from rnope_jax import __version__, flops
 from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.config import Config
 from rnope_jax.data import Batch, Corpus, DataError, ReadAhead, held_out_batches, training_batches
+from rnope_jax.data.packing import empty_batch
 from rnope_jax.errors import UserError
 from rnope_jax.files import write_text
 from rnope_jax.model import Params
@@ -110,11 +112,9 @@ class Trainer:
                     jax.profiler.start_trace(str(self.run.profile))
                     profiled = min(step + _PROFILED, end)
                 state, metrics = train_step(state, to_devices(batch, self.mesh, stage.batch_size))
+                work = flops.training_flops(config.model, self._lengths(index, step, batch))
                 step += 1
-                work = flops.training_flops(config.model, flops.document_lengths(batch.segment_ids))
-                # This process's rows stand for those of the others.
-                share = stage.batch_size / len(batch.tokens)
-                running = Pending(step, metrics, stage.batch_size * stage.sequence_length, round(work * share))
+                running = Pending(step, metrics, stage.batch_size * stage.sequence_length, work)
                 # The devices are busy with this step while the metrics of the one before are read and
                 # the next batch is fetched.
                 if pending is not None:
@@ -163,6 +163,12 @@ class Trainer:
         rows = local_rows(self.mesh, stage.batch_size, stage.sequence_length)
         done = step - self.config.first_step(index)
         return training_batches(self.corpus.train[index], done, rows, lambda: self.stop.alone)
+
+    def _lengths(self, index: int, step: int, batch: Batch) -> np.ndarray:
+        """Lengths of the documents in all rows of the batch of a step, also of rows that other processes read."""
+        if len(batch.tokens) == self.config.stages[index].batch_size:
+            return flops.document_lengths(batch.segment_ids)
+        return self.corpus.train[index].lengths(step - self.config.first_step(index))
 
     def save(self, state: TrainState, step: int) -> None:
         """Starts a checkpoint."""
@@ -265,10 +271,10 @@ class Trainer:
         final: bool = False,
     ) -> HeldOutLoss | None:
         stage, store = self.config.stages[index], self.corpus.held_out
-        if index not in self.evaluation_steps:
-            self.evaluation_steps[index] = make_evaluation_step(self.config, index, self.mesh)
         rows = None if final else self.config.evaluation.rows
         size, length = stage.batch_size // stage.accumulation, stage.sequence_length
+        if not self._can_evaluate(index, params, size, length):
+            return None
         batches = held_out_batches(store, length, size, rows, local_rows(self.mesh, size, length))
         placed = (to_devices(batch, self.mesh, size) for batch in batches)
 
@@ -276,7 +282,7 @@ class Trainer:
             with jax.set_mesh(self.mesh):  # which a thread does not inherit
                 return held_out_loss(self.evaluation_steps[index], params, placed, store, lambda: bool(self.stop))
 
-        result = self.stop.unless(measure)
+        result = self.stop.unless(measure, together=True)
         if result is not None:
             values = {"held_out_loss": result.nats_per_token, "held_out_bits_per_byte": result.bits_per_byte}
             self.reporter.write(step, **values, final=final)
@@ -286,6 +292,20 @@ class Trainer:
                 f"{result.bits_per_byte:.4f} bits/byte on {which} of the held-out text ({result.tokens:,} tokens)"
             )
         return result
+
+    def _can_evaluate(self, index: int, params: Params, size: int, length: int) -> bool:
+        """Makes the evaluation of a stage; False if a stop was requested meanwhile."""
+        if index in self.evaluation_steps:
+            return True
+        step = make_evaluation_step(self.config, index, self.mesh)
+        if jax.process_count() > 1:  # they compile each for itself, but run it together
+            rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), empty_batch(size, length))
+            compiled = self.stop.unless(step.lower(params, rows).compile)
+            if compiled is None:
+                return False
+            step = compiled
+        self.evaluation_steps[index] = step
+        return True
 
 
 def _some(names: list[str]) -> str:

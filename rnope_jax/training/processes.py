@@ -20,6 +20,7 @@ from rnope_jax.checkpoint import wait_for_all
 from rnope_jax.config import Config
 from rnope_jax.errors import UserError
 from rnope_jax.run import Run, open_run
+from rnope_jax.training.signals import StopRequest, Task, handed_back
 
 T = TypeVar("T")
 
@@ -41,9 +42,6 @@ _HEARTBEAT = 30
 #: Seconds in which all processes must have started.
 _START = 300
 
-#: Seconds for which the others wait while the first process prepares data.
-_TURN = 24 * 3600
-
 
 def join() -> None:
     """Joins the other processes, if there are any. To be called before anything asks JAX for devices.
@@ -62,13 +60,21 @@ def join() -> None:
         return
     # For processes whose devices are CPUs; of no effect elsewhere.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
+
+    def initialize() -> None:
         jax.distributed.initialize(
             **settings,
             initialization_timeout=_START,
             heartbeat_timeout_seconds=_HEARTBEAT,
             shutdown_timeout_seconds=_HEARTBEAT,
         )
+
+    try:
+        with handed_back():
+            waiting = Task(initialize)
+            while not waiting.over(1.0):
+                pass  # here a signal is heard
+            waiting.result()
     except (RuntimeError, ValueError) as error:
         if _ALONE in str(error) and not _scheduled():
             return  # a TPU host that belongs to no pod
@@ -116,18 +122,27 @@ def open_run_together(config: Config) -> Iterator[Run]:
         yield Run(config.directory)
 
 
-def first_alone(name: str, action: Callable[[], None]) -> None:
-    """Lets the first process act while the others wait: of several that write one file at once, some would fail."""
-    if is_first():
-        action()
-    wait_for_all(name, _TURN)
+def first_alone(stop: StopRequest, action: Callable[[], None]) -> None:
+    """Lets the first process act while the others wait: of several that write one file at once, some would fail.
+
+    Raises:
+      Stopped: if a stop was requested of any process meanwhile; the others likewise.
+    """
+    stop.or_end(action if is_first() else _nothing)
 
 
-def first_then_all(name: str, action: Callable[[], T]) -> T:
-    """Lets the first process act, then the others, who find what it has made and write nothing."""
-    if is_first():
-        result = action()
-        wait_for_all(name, _TURN)
-        return result
-    wait_for_all(name, _TURN)
-    return action()
+def first_then_all(stop: StopRequest, action: Callable[[], T]) -> T:
+    """Lets the first process act, then the others, who find what it has made and write nothing.
+
+    Raises:
+      Stopped: if a stop was requested of any process meanwhile.
+    """
+    made = stop.or_end(action if is_first() else _nothing)
+    found = stop.or_end(_nothing if is_first() else action)
+    result = made if is_first() else found
+    assert result is not None
+    return result
+
+
+def _nothing() -> None:
+    """What the others do."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from rnope_jax import model
-from rnope_jax.checkpoint import Checkpoints, from_first, load_state
+from rnope_jax.checkpoint import Attended, Checkpoints, from_first, load_state
 from rnope_jax.config import Config, ModelConfig
 from rnope_jax.data.fingerprint import check_same
 from rnope_jax.errors import UserError
@@ -41,6 +41,7 @@ def restore_or_init(
     checkpoints: Checkpoints,
     data: Mapping[str, Any],
     report: Callable[[str], None] = print,
+    attended: Attended = lambda action: action(),
 ) -> TrainState:
     """The state of the run's newest checkpoint; without one, that of `init.source`, or a random one.
 
@@ -50,6 +51,7 @@ def restore_or_init(
       checkpoints: of the run.
       data: the fingerprint of what it is trained on.
       report: told what is done.
+      attended: does what the other processes wait for, as in `Checkpoints.restore`.
 
     Raises:
       UserError: if a checkpoint or the source cannot be read, or the checkpoint was trained on other data.
@@ -59,12 +61,12 @@ def restore_or_init(
         accept = config.checkpoint.accept_changed_data
         check_same(about.get("data"), data, int(about["step"]), accept=accept, report=report)
 
-    restored = checkpoints.restore(abstract_state(config, mesh).to_dict(), report, admit)
+    restored = checkpoints.restore(abstract_state(config, mesh).to_dict(), report, admit, attended)
     if restored is not None:
         step, state = restored
         report(f"resuming after step {step}")
         return TrainState.from_dict(state)
-    source = _source(config)
+    source = _source(config, attended=attended)
     if source is None:
         return init_state(config, mesh)
     _check(config, source)
@@ -76,7 +78,7 @@ def restore_or_init(
     return _taken_over(config, mesh, source) if config.init.optimizer else _fresh(config, mesh, source)
 
 
-def _source(config: Config, *, verify: bool = True) -> Source | None:
+def _source(config: Config, *, verify: bool = True, attended: Attended = lambda action: action()) -> Source | None:
     run = Run(config.directory)
     if run.imported.exists():
         return open_source(run.path, step=0)
@@ -85,7 +87,7 @@ def _source(config: Config, *, verify: bool = True) -> Source | None:
     path, convention = Path(config.init.source).expanduser(), config.init.window_convention
     if not verify or jax.process_count() == 1:
         return open_source(path, convention=convention, verify=verify)
-    step = from_first("source verified", lambda: open_source(path, convention=convention).step)
+    step = from_first("source verified", lambda: open_source(path, convention=convention).step, attended)
     return open_source(path, step or None, convention, verify=False)
 
 

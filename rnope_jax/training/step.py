@@ -41,6 +41,9 @@ class EvaluationStep(Protocol):
 
     def __call__(self, params: Params, batch: Batch) -> LossSums: ...
 
+    def lower(self, params: Params, batch: Batch) -> Any:
+        """For compilation ahead of time."""
+
 
 def make_train_step(config: Config, stage_index: int, mesh: Mesh) -> TrainStep:
     """The training step of one stage.

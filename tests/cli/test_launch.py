@@ -8,6 +8,7 @@ import time
 import pytest
 
 from rnope_jax.cli.launch import launch
+from tests.end_to_end.commands import finish, signal_when, start
 
 #: Says that it is there, waits until all are, and ends as it is told or when it is asked to.
 PROGRAM = """
@@ -31,6 +32,15 @@ if how == ["mistake", index]:
 if how == ["killed", index]:
     os.kill(os.getpid(), signal.SIGKILL)
 time.sleep(600)
+"""
+
+STUBBORN = """
+import signal, sys, time
+from pathlib import Path
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+Path(sys.argv[1]).touch()
+time.sleep(60)
 """
 
 
@@ -95,3 +105,14 @@ def test_a_stop_is_a_stop_of_all_and_nothing_starts_again(run, tmp_path, how, ex
     stopped = {path.name for path in there.glob("stopped-*")}
     assert stopped == {"stopped-0", "stopped-1"} or (how and stopped)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_process_that_does_not_stop_is_killed_when_patience_is_over(tmp_path):
+    program, begun = tmp_path / "stubborn.py", tmp_path / "begun"
+    program.write_text(STUBBORN)
+    options = ("--processes", 1, "--patience", 0.5)
+    process = start(tmp_path, "-m", "rnope_jax.cli.main", "launch", *options, "--", program, begun)
+    signal_when(process, begun.exists, signal.SIGTERM)
+    ended = finish(process, timeout=30)
+    assert ended.code == 1
+    assert "not ended 0.5 s after the stop (--patience); killed" in ended.err

@@ -200,7 +200,7 @@ def test_what_is_held_out_is_not_learned_from_in_another_stage(tmp_path, given):
 def test_bad_records_of_a_run_are_an_error_that_tells_where_to_put_them_aside(tmp_path, given):
     path = write_lines(tmp_path / "a.jsonl", [{"text": "x"}, b"{"])
     with pytest.raises(
-        UserError, match=r"data\.corpus has bad records, such as .*a\.jsonl: is not JSON.*`rnope prepare`"
+        UserError, match=r"data\.corpus has bad records, such as .*a\.jsonl:2: is not JSON.*`rnope prepare`"
     ):
         prepare(config(path, tokenizer=given), tmp_path / "run")
 

@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from rnope_jax import flops
 from rnope_jax.config import ScheduleConfig, SourceConfig, StageConfig
 from rnope_jax.data import Mixture
 from rnope_jax.errors import ConfigError, UserError
@@ -55,6 +56,14 @@ def test_every_window_of_rows_has_its_shares(weights):
         assert np.abs(found - (stop - begin) * shares).max() < 3
     for number in (1, 17, 2999):
         assert [mixture.rows_of(i, number + 1) for i in range(len(weights))] == running[number].tolist()
+
+
+def test_lengths_of_documents_are_known_without_reading():
+    sources = [source("a", 2, "best_fit", sequence_length=16), source("b", 1), source("c", 1, min_tokens=9)]
+    mixture = Mixture(stage(*sources), stores(3), (0, 0))
+    for step in (0, 7):
+        lengths = flops.document_lengths(mixture.batch(step).segment_ids)
+        np.testing.assert_array_equal(mixture.lengths(step), lengths)
 
 
 def test_shares_are_of_tokens_where_rows_have_padding():

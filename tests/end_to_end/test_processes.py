@@ -1,5 +1,6 @@
 """Several processes train one model: the same numbers, one end, and a new beginning when one dies."""
 
+import json
 import os
 import random
 import shutil
@@ -38,6 +39,12 @@ def assert_same_losses(run_dir, expected_dir) -> None:
         assert found[step] == pytest.approx(loss, rel=TOLERANCE), step
 
 
+def work(run_dir) -> dict[int, float]:
+    """Model FLOPs of each token, by step."""
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["model_tflops"] / line["tokens_per_second"] for line in lines if "loss" in line}
+
+
 def members(process) -> list[int]:
     """The processes that a launcher has started, by number."""
     found = {}
@@ -67,6 +74,7 @@ def test_several_processes_compute_what_one_computes(finished, text, compiled, t
     ended = finish(launch(compiled, text, tmp_path / "run", *mesh, processes=4))
     assert ended.code == 0, ended
     assert_same_losses(tmp_path / "run", finished[0])
+    assert work(tmp_path / "run") == pytest.approx(work(finished[0]), rel=1e-9)
     assert ended.out.count("done: ") == 1
 
 

@@ -90,8 +90,10 @@ def spoiled(name: str, place: tuple, value: float) -> dict:
     return params
 
 
-def diagnosed(params, batch=None, gradients=()) -> str:
-    return first_bad(DEEP, 0, mesh_of(), params, batch or packed_batch(DEEP), list(gradients))
+def diagnosed(params, batch=None, gradients=(), devices=1) -> str:
+    mesh = mesh_of(fsdp=devices)
+    placed = {name: jax.device_put(params[name], place) for name, place in model.shardings(DEEP.model, mesh).items()}
+    return first_bad(DEEP, 0, mesh, placed, batch or packed_batch(DEEP), list(gradients))
 
 
 def test_a_walk_ends_where_the_forward_pass_does():
@@ -133,6 +135,14 @@ def test_the_rows_of_a_bad_activation_are_named():
     assert f"the activation layers.0.norm, in row{'s' * (len(rows) > 1)} {named} of the batch" in message
 
 
+def test_several_devices_find_what_one_finds():
+    """In the rows of others too, and past the last layer."""
+    batch = packed_batch(DEEP)
+    for changed in (("embedding", (int(batch.tokens[-1, 1]),), 1e38), ("norm.scale", (), 3e37), ("norm.scale", (), 1)):
+        params = spoiled(*changed)
+        assert diagnosed(params, batch, devices=2) == diagnosed(params, batch)
+
+
 def test_a_token_that_the_model_does_not_have_is_named():
     batch = packed_batch(DEEP)
     batch.tokens[3, 7] = DEEP.model.vocab_size
@@ -142,7 +152,8 @@ def test_a_token_that_the_model_does_not_have_is_named():
 
 def test_where_the_forward_pass_is_sound_the_gradient_is_named():
     params = random_params(DEEP.model, gain=0.5)
-    assert "that is not is that of layers.2.norm.scale" in diagnosed(params, gradients=["layers.2.norm.scale"])
+    found = diagnosed(params, gradients=["embedding", "layers.2.norm.scale"])
+    assert "the first gradient on the way back that is not is that of layers.2.norm.scale" in found
     assert diagnosed(params) == "With the parameters at hand all activations are finite"
 
 

@@ -111,6 +111,63 @@ def test_work_that_cannot_be_interrupted_is_abandoned():
         assert not signals.abandoned()
 
 
+@pytest.fixture
+def others(monkeypatch):
+    """This is one of two processes; what the other one says in turn: whether it was asked, and whether it is done."""
+    says: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    def gathered(mine):
+        return np.stack([mine, np.array(says.pop(0))])
+
+    monkeypatch.setattr(signals.multihost_utils, "process_allgather", gathered)
+    return says
+
+
+def test_several_processes_wait_for_the_last(others):
+    others += [(False, False), (False, False), (False, True)]
+    with stop_on_signals() as stop:
+        assert stop.unless(lambda: 3) == 3
+    assert not others
+
+
+def test_a_stop_of_another_process_ends_the_work_of_this_one(others):
+    release = threading.Event()
+    others += [(False, True), (True, True)]
+    with stop_on_signals() as stop:
+        assert stop.unless(release.wait) is None
+        assert signals.abandoned()
+        assert stop  # without a word to anybody: all have come to know it together
+        assert stop.unless(lambda: pytest.fail("begun after the stop")) is None
+        with pytest.raises(Stopped):
+            stop.or_end(lambda: 3)
+    release.set()
+
+
+def test_a_stop_that_comes_when_all_are_done_is_a_stop_of_all(others):
+    others += [(True, True)]
+    with stop_on_signals() as stop:
+        assert stop.unless(lambda: 3) is None
+
+
+def test_the_others_learn_of_a_stop_and_so_does_jax(others, monkeypatch):
+    told, codes = [], []
+    monkeypatch.setattr(signals, "_tell_jax", told.append)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    others += [(False, True)]
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (told, codes) == ([signal.SIGTERM], [])
+        assert stop.unless(lambda: 3) is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert codes == [128 + signal.SIGTERM]
+
+
+def test_an_error_is_not_kept_until_the_others_are_done(others):
+    with stop_on_signals() as stop, pytest.raises(KeyError):
+        stop.unless(lambda: {}["absent"])
+
+
 class Blocked:
     """Something that takes for ever, and has somebody ask for a stop when it begins."""
 

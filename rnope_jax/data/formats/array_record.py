@@ -8,7 +8,7 @@ from typing import Any
 from array_record.python.array_record_module import ArrayRecordReader
 
 from rnope_jax.data.formats import json_lines
-from rnope_jax.data.formats.item import Bad, Item, Limits, shown
+from rnope_jax.data.formats.item import Bad, Item, Limits, not_utf8, shown
 
 #: Records that are read at once.
 _RECORDS = 64
@@ -74,4 +74,4 @@ def _value(data: bytes, as_json: bool, limits: Limits) -> Any:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        return Bad(f"is not UTF-8 ({error.reason} at byte {error.start})", shown(data))
+        return Bad(not_utf8(error), shown(data))

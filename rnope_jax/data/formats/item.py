@@ -1,5 +1,6 @@
 """What is read out of a file: texts, records, and what could not be read."""
 
+import codecs
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -50,3 +51,16 @@ def shown(data: bytes | str) -> str:
     if isinstance(data, str):
         data = data[:_SHOWN].encode("utf-8", "backslashreplace")
     return data[:_SHOWN].decode("utf-8", "backslashreplace")
+
+
+def kind(value: object) -> str:
+    """What a value of JSON is."""
+    names = {dict: "an object", list: "an array", str: "a text", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def not_utf8(error: UnicodeDecodeError, what: str = "UTF-8") -> str:
+    """Why bytes are no text."""
+    utf16 = bytes(error.object[:2]) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    hint = "; it begins like UTF-16: convert the file" if utf16 else ""
+    return f"is not {what} ({error.reason} at byte {error.start}{hint})"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rnope_jax.data.formats.compressed import BROKEN, broken, is_compressed, opened
-from rnope_jax.data.formats.item import Bad, Item, Limits, shown
+from rnope_jax.data.formats.item import Bad, Item, Limits, kind, not_utf8, shown
 
 #: Bytes that are skipped at once of a line too long to be read.
 _SKIP = 1 << 20
@@ -57,16 +57,18 @@ def parsed(line: bytes) -> dict[str, Any] | Bad | None:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Bad(f"is not UTF-8 ({error.reason} at byte {error.start})", shown(line))
+        return Bad(not_utf8(error), shown(line))
+    except json.JSONDecodeError as error:
+        inner = "; each line must be a whole record" if line.strip() in (b"[", b"{") else ""
+        return Bad(f"is not JSON ({error.msg} at character {error.pos + 1}{inner})", shown(line))
     except (ValueError, RecursionError) as error:
-        return Bad(f"is not JSON ({error})", shown(line))
+        reason = (
+            "it is nested too deeply" if isinstance(error, RecursionError) else "a number in it has too many digits"
+        )
+        return Bad(f"cannot be read as JSON: {reason}", shown(line))
     if not isinstance(value, dict):
-        return Bad(f"is not a JSON object but {_kind(value)}", shown(line))
+        return Bad(f"is not a JSON object but {kind(value)}", shown(line))
     return value
-
-
-def _kind(value: object) -> str:
-    return {list: "an array", str: "a text", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
 
 
 def _rest_of_line(stream: BinaryIO, most: int | None = None) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rnope_jax.data import tokenizer
 from rnope_jax.data.formats.compressed import BROKEN, broken, opened
-from rnope_jax.data.formats.item import Bad, Item, Limits, LongText, shown
+from rnope_jax.data.formats.item import Bad, Item, Limits, LongText, not_utf8, shown
 
 #: Bytes that are read at once of a long text.
 _READ = 1 << 20
@@ -28,8 +28,7 @@ def items(path: Path, first: int, stop: int, limits: Limits) -> Iterator[Item]:
             for _ in _decoded(path):
                 pass
         except UnicodeDecodeError as error:
-            reason = f"is not UTF-8 text ({error.reason} at byte {error.start})"
-            yield Item(0, Bad(reason, shown(data)))
+            yield Item(0, Bad(not_utf8(error, "UTF-8 text"), shown(data)))
             return
         except BROKEN as error:
             yield Item(0, Bad(broken(error)))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rnope_jax.data.formats import Bad, Limits, LongText
+from rnope_jax.data.formats.item import kind
 from rnope_jax.data.tokenizer import Tokenizer, pieces
 
 
@@ -81,12 +82,12 @@ class Template:
 
     def _conversation(self, messages: Any) -> list[Segment] | Bad | None:
         if not isinstance(messages, list):
-            return _wrong("messages", messages)
+            return _wrong("messages", messages, "an array of messages")
         made: list[Segment] = []
         said = False
         for number, message in enumerate(messages):
             if not isinstance(message, dict):
-                return _wrong(f"messages[{number}]", message)
+                return _wrong(f"messages[{number}]", message, "an object with role and content")
             role, content = message.get("role"), message.get("content")
             if role not in _ROLES:
                 return Bad(f"messages[{number}].role is {role!r}, not one of {', '.join(_ROLES)}")
@@ -136,6 +137,5 @@ def texts(segment: Segment) -> Iterator[str]:
         yield from segment.content.pieces()
 
 
-def _wrong(field: str, value: object) -> Bad:
-    kind = "null" if value is None else {"list": "an array", "dict": "an object"}.get(type(value).__name__)
-    return Bad(f"field {field!r} is {kind or type(value).__name__}, of the wrong type")
+def _wrong(field: str, value: object, wanted: str = "a text") -> Bad:
+    return Bad(f"field {field!r} is {kind(value)}, not {wanted}")

@@ -53,14 +53,15 @@ def merge(out: Path, plan: Plan, tolerance: Tolerance) -> dict[str, Any]:
                 totals[name] += found[name]
             sources = [[span.input, count] for span, count in zip(spans, before, strict=True)]
             parts.append({"name": directory.name, **found, "spans": sources})
-    _check(out, totals, tolerance)
+    empty_files = sum(not item.size for item in plan.inputs)
+    _check(out, totals, empty_files, tolerance)
     content = {
         "format": FORMAT,
         "tokenizer": plan.tokenizer,
         "dtype": part.dtype_of(tokenizer.load(out / "tokenizer")).str,
         **totals,
         "files": len(plan.inputs),
-        "empty_files": sum(not item.size for item in plan.inputs),
+        "empty_files": empty_files,
         "other_files": plan.other,
         "starts_sha256": starts.sha256.hexdigest(),
         "quarantine_sha256": quarantine.sha256.hexdigest(),
@@ -136,7 +137,7 @@ def _copy_starts(directory: Path, index: dict[str, Any], place: int, starts: _As
         raise UserError(f"{directory}/documents.bin is damaged; delete {directory} and run the same command again")
 
 
-def _check(out: Path, totals: dict[str, int], tolerance: Tolerance) -> None:
+def _check(out: Path, totals: dict[str, int], empty_files: int, tolerance: Tolerance) -> None:
     allowed = tolerance.allowed(totals["records"])
     if totals["bad"] > allowed:
         raise UserError(
@@ -144,7 +145,8 @@ def _check(out: Path, totals: dict[str, int], tolerance: Tolerance) -> None:
             f"allows; {out}/quarantine.jsonl lists them. Mend them, or give the command again with a higher --max-bad"
         )
     if not totals["documents"]:
+        listed = f"; {out}/quarantine.jsonl lists the bad ones" if totals["bad"] else ""
         raise UserError(
             f"none of the {totals['records']:,} records has text to learn from ({totals['bad']:,} are bad, "
-            f"{totals['empty']:,} empty)"
+            f"{totals['empty']:,} empty, {empty_files:,} files have no byte){listed}"
         )

@@ -11,8 +11,8 @@ A part depends on its input and the settings alone: not on who makes it, when, n
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -31,6 +31,9 @@ from rnope_jax.files import make_directory
 #: A document: where it starts in the tokens of its part, its line or row in what the part reads of a file
 #: (0: the file as a whole), the digest of its contents, and which of the part's spans it belongs to.
 DOCUMENT = np.dtype([("start", "<i8"), ("record", "<i8"), ("digest", "<u8"), ("span", "<i4")])
+
+#: Characters of a bad record that a message shows.
+_SHOWN = 80
 
 #: Characters and pieces of text that are tokenized together.
 _CHARACTERS, _PIECES = 1 << 20, 1024
@@ -95,6 +98,17 @@ def quarantine(directory: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, file)
 
 
+def example(span: Span, entry: Mapping[str, Any]) -> str:
+    """A line on a bad record, for messages: where it is, what is wrong with it, how it begins."""
+    record = entry["record"]
+    if not span.first:
+        place = f":{record}" if record else ""
+    else:  # how many lines come before is known at the end
+        place = f" (record {record} of what begins at {span.first:,})"
+    begins = " ".join(entry["begins"].split())
+    return f"{span.path}{place}: {entry['reason']}" + (f": {begins[:_SHOWN]}" if begins else "")
+
+
 def documents(directory: Path) -> np.ndarray:
     """The documents of a part, `DOCUMENT` [documents], mapped from disk."""
     file = directory / "documents.bin"
@@ -108,6 +122,7 @@ def write(
     tokenizer: Tokenizer,
     allowed: int | None = None,
     progress: Callable[[int], None] = lambda tokens: None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Makes a part.
 
@@ -118,6 +133,7 @@ def write(
       tokenizer: makes the tokens.
       allowed: stop when more records than these are bad; None allows any number.
       progress: is told how many tokens were written since it was told last.
+      check: called when everything is read; raises if that must not become a part.
 
     Raises:
       UserError: if too many records are bad, or a file cannot be read.
@@ -129,6 +145,7 @@ def write(
                 for group in _groups(reader.pieces()):
                     progress(writer.write(group, tokenizer))
                 written = writer.close()
+        check()
         found = {
             "records": reader.records,
             "bad": reader.bad,
@@ -166,6 +183,8 @@ class _Reader:
                         found = value
                     else:
                         found = _encodable(self.template.document(value, self.limits))
+                        if isinstance(found, Bad) and isinstance(value, dict) and not found.begins:
+                            found = replace(found, begins=shown(json.dumps(value)))
                     self.records += found.count if isinstance(found, Bad) else 1
                     if found is None:
                         self.empty += 1
@@ -198,7 +217,7 @@ class _Reader:
         entry = {"span": span, "record": record, "reason": found.reason, "begins": found.begins, "count": found.count}
         self.quarantine.write(json.dumps(entry) + "\n")
         if len(self._examples) < EXAMPLES:
-            self._examples.append(f"{self.spans[span].path}: {found.reason}")
+            self._examples.append(example(self.spans[span], entry))
         if self.allowed is not None and self.bad > self.allowed:
             raise TooManyBad(self.allowed, self._examples)
 

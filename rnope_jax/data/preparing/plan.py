@@ -59,6 +59,19 @@ class Input:
     modified: int
     """Seconds since 1970."""
 
+    @classmethod
+    def of(cls, path: Path) -> "Input":
+        """What is there now.
+
+        Raises:
+          UserError: if it is not there.
+        """
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from error
+        return cls(str(path), found.st_size, int(found.st_mtime))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -118,11 +131,7 @@ def make(paths: Sequence[str], options: Options, tokenizer: str) -> Plan:
         if not taken:
             other += 1
             continue
-        try:
-            found = path.stat()
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
-        inputs.append(Input(str(path), found.st_size, int(found.st_mtime)))
+        inputs.append(Input.of(path))
     if not inputs:
         raise UserError(
             f"{', '.join(paths)}: no files found; directories are searched for files that end in "
@@ -172,8 +181,10 @@ def _listed(paths: Sequence[str], suffixes: tuple[str, ...]) -> Iterator[tuple[P
             for path in sorted(root.rglob("*")):
                 if path.is_file():
                     yield path, path.name.endswith(suffixes)
-        elif root.exists():
+        elif root.is_file():
             yield root, True
+        elif root.exists():  # a pipe, say, of which nothing is known before it is read, and which can be read once
+            raise UserError(f"{entry} is not a regular file; write what comes out of it to one")
         else:
             raise UserError(f"{entry} does not exist; give files, directories or {STDLIB!r}")
 

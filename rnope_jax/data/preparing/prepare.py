@@ -110,6 +110,8 @@ def merge(out: Path, tolerance: Tolerance = NONE) -> dict[str, Any]:
 
 def _begin(out: Path, wanted: Plan, made_with: Tokenizer) -> Plan:
     """Writes the plan, or compares it with the one that is there."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give a directory to make")
     out.mkdir(parents=True, exist_ok=True)
     with _held(out):
         found = _read_plan(out)

@@ -16,7 +16,7 @@ from pathlib import Path
 from rnope_jax.data import tokenizer
 from rnope_jax.data.preparing import part
 from rnope_jax.data.preparing.part import Settings, Span
-from rnope_jax.data.preparing.plan import Plan
+from rnope_jax.data.preparing.plan import Input, Plan
 from rnope_jax.data.preparing.tolerance import EXAMPLES, Tolerance, TooManyBad
 from rnope_jax.data.tokenizer import Tokenizer
 from rnope_jax.errors import UserError
@@ -77,7 +77,9 @@ class Work:
     def _job(self, number: int) -> "_Job":
         allowed = self.tolerance.number
         left = None if allowed is None else allowed - self.bad
-        return _Job(part.path(self.out, number), self.plan.units[number], self.plan.options.settings, left)
+        spans = self.plan.units[number]
+        inputs = tuple(self.plan.inputs[span.input] for span in spans)
+        return _Job(part.path(self.out, number), spans, inputs, self.plan.options.settings, left)
 
     def _count(self, tokens: int) -> None:
         self.tokens += tokens
@@ -98,7 +100,7 @@ class Work:
             directory = part.path(self.out, number)
             if directory.exists():
                 for entry in part.quarantine(directory):
-                    yield f"{self.plan.units[number][entry['span']].path}: {entry['reason']}"
+                    yield part.example(self.plan.units[number][entry["span"]], entry)
 
     def _in_processes(self, todo: Sequence[int], workers: int) -> None:
         # Not forked: a process that trains has threads.
@@ -137,8 +139,20 @@ class _Job:
 
     directory: Path
     spans: tuple[Span, ...]
+    inputs: tuple[Input, ...]
+    """What it reads of, as the plan found them."""
     settings: Settings
     allowed: int | None
+
+    def check(self) -> None:
+        """Refuses what has changed while it was read."""
+        for before in self.inputs:
+            now = Input.of(Path(before.path))
+            if now != before:
+                raise UserError(
+                    f"{before.path} changed while it was read (it had {before.size:,} bytes and has {now.size:,}); "
+                    "begin again in another directory when nobody writes to it"
+                )
 
 
 def _make(job: _Job, made_with: Tokenizer, count: Callable[[int], None]) -> None:
@@ -146,7 +160,7 @@ def _make(job: _Job, made_with: Tokenizer, count: Callable[[int], None]) -> None
     began = time.monotonic()
     while not job.directory.exists():
         try:
-            part.write(job.directory, job.spans, job.settings, made_with, job.allowed, count)
+            part.write(job.directory, job.spans, job.settings, made_with, job.allowed, count, job.check)
         except FileExistsError:
             return  # another process was faster, and made the same
         except BlockingIOError as error:

@@ -240,7 +240,9 @@ def test_bad_records_are_counted_and_put_aside_with_file_and_line(tmp_path, part
 def test_too_many_bad_records_end_the_work_and_more_may_be_allowed(tmp_path, workers):
     corpus, out = write_bad(tmp_path / "in"), tmp_path / "out"
     options = Options(part_bytes=60)
-    with pytest.raises(UserError, match=r"more than 2 bad records, such as\n(  .*a\.jsonl: .*\n)+.*--max-bad"):
+    with pytest.raises(
+        UserError, match=r"more than 2 bad records, such as\n(  .*a\.jsonl \(record \d of .*\n)+.*--max-bad"
+    ):
         prepare(corpus, out, options, Tolerance(2), workers=workers)
     assert not (out / "index.json").exists()
     with pytest.raises(UserError, match=r"6 of 27 records are bad, more than the 5 that --max-bad"):
@@ -253,8 +255,46 @@ def test_too_many_bad_records_end_the_work_and_more_may_be_allowed(tmp_path, wor
 
 def test_nothing_at_all_is_an_error(tmp_path):
     write_lines(tmp_path / "a.jsonl", [{"text": ""}, b""])
-    with pytest.raises(UserError, match=r"none of the 2 records has text to learn from \(0 are bad, 2 empty\)"):
+    with pytest.raises(UserError, match=r"none of the 2 records has text to learn from \(0 are bad, 2 empty, 0 files"):
         prepare(str(tmp_path / "a.jsonl"), tmp_path / "out")
+
+
+def test_a_bad_record_is_shown_with_its_line_and_its_beginning(tmp_path):
+    write_lines(tmp_path / "a.jsonl", [{"text": "river"}, {"text": 7}, b"[", b'\xff\xfe{"'])
+    with pytest.raises(UserError) as caught:
+        prepare(str(tmp_path / "a.jsonl"), tmp_path / "out", Options(), Tolerance(2))
+    lines = [line.removeprefix(f"  {tmp_path}/a.jsonl:") for line in str(caught.value).splitlines()[1:4]]
+    assert lines == [
+        """2: field 'text' is a number, not a text: {"text": 7}""",
+        "3: is not JSON (Expecting value at character 3; each line must be a whole record): [",
+        """4: is not UTF-8 (invalid start byte at byte 0; it begins like UTF-16: convert the file): \\xff\\xfe{\"""",
+    ]
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    """A pipe can be read once, and nobody knows how long it is."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(UserError, match=r"pipe\.jsonl is not a regular file"):
+        prepare(str(tmp_path / "pipe.jsonl"), tmp_path / "out")
+    write_lines(tmp_path / "a.jsonl", [{"text": "river"}])
+    with pytest.raises(UserError, match=r"a\.jsonl is a file; give a directory to make"):
+        prepare(str(tmp_path / "a.jsonl"), tmp_path / "a.jsonl")
+
+
+def test_a_file_that_grows_while_it_is_read_becomes_no_part(tmp_path, monkeypatch):
+    file = tmp_path / "a.jsonl"
+    write_lines(file, [{"text": "river"}] * 5)
+    write = ShardWriter.write
+
+    def grow(writer, values):
+        with file.open("a") as stream:
+            stream.write('{"text": "more"}\n')
+        write(writer, values)
+
+    monkeypatch.setattr(ShardWriter, "write", grow)
+    with pytest.raises(UserError, match=r"a\.jsonl changed while it was read \(it had 90 bytes and has 107\)"):
+        prepare(str(file), tmp_path / "out")
+    assert not list((tmp_path / "out" / "parts").iterdir())
 
 
 @pytest.mark.parametrize("text", ["-1", "101%", "x", "1.5", "", "%"])
