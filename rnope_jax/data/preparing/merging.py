@@ -146,5 +146,5 @@ def _check(out: Path, totals: dict[str, int], tolerance: Tolerance) -> None:
     if not totals["documents"]:
         raise UserError(
             f"none of the {totals['records']:,} records has text to learn from ({totals['bad']:,} are bad, "
-            f"{totals['empty']:,} empty)"
+            f"{totals['empty']:,} empty); is --text-field the right one?"
         )
