@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 
 from rnope_jax import __version__
-from rnope_jax.report import evaluations, sections
+from rnope_jax.report import attention, evaluations, sections
 from rnope_jax.report.html import Markup, join, tag
 from rnope_jax.report.record import Record
 
@@ -17,7 +17,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[[Sequence[Record]], Markup]], ...] = (
     ("curves", "Curves", sections.curves),
     ("data", "Data", sections.data),
     ("evaluation", "Evaluation", evaluations.evaluations),
-    ("attention", "Attention", evaluations.attention),
+    ("attention", "Attention", attention.attention),
     ("samples", "Samples", sections.samples),
     ("checkpoints", "Checkpoints", sections.checkpoints),
     ("configuration", "Configuration", sections.configuration),
