@@ -15,11 +15,11 @@ if __name__ == "__main__":
 
 import jax
 
-from rnope_jax import attention, data, model, sharding, xla_flags
+from rnope_jax import data, sharding, xla_flags
 from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.cli import config_file
 from rnope_jax.evaluation.closing import close_run, opening
-from rnope_jax.training import Reporter, Trainer, check_source, metrics, processes, restore_or_init, stop_on_signals
+from rnope_jax.training import Reporter, Trainer, preflight, processes, restore_or_init, stop_on_signals
 
 
 def main() -> None:
@@ -35,12 +35,7 @@ def main() -> None:
 
     # Where: all devices in one mesh. Everything that can be wrong is found before anything is written.
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batches(config, mesh)
-    model.shardings(config.model, mesh)  # every parameter can be split
-    attention.check_layers(config.model, mesh.devices.flat[0])  # they can be computed here
-    data.check(config)
-    check_source(config)
-    metrics.check(config.logging)
+    preflight.check(config, mesh)
 
     with stop_on_signals() as stop, processes.open_run_together(config) as run, jax.set_mesh(mesh):
         with stop.at_once():
@@ -53,7 +48,7 @@ def main() -> None:
             checkpoints = Checkpoints(run.checkpoints, config.checkpoint)
             state = restore_or_init(config, mesh, checkpoints, corpus.fingerprint, attended=stop.or_end)
             if processes.is_first():
-                run.record_data(corpus.fingerprint)
+                run.record_data(corpus.fingerprint, corpus.rows)
         reporter = Reporter(run, config.logging, int(state.step), config.total_steps)
 
         # Train, stage by stage: each has its own length, batch, schedule and RoPE base.

@@ -2,6 +2,7 @@
 
 RUN/config.json     the resolved configuration
 RUN/data.json       the fingerprint of what is trained on
+RUN/rows.json       how its sources fill the rows of each stage
 RUN/tokenizer/      tokenizer.json, tokenizer_config.json
 RUN/data/           token stores
 RUN/checkpoints/    one directory per step
@@ -54,6 +55,7 @@ class Run:
         self.path = path
         self.config_file = path / "config.json"
         self.data_file = path / "data.json"
+        self.rows_file = path / "rows.json"
         self.tokenizer = path / "tokenizer"
         self.checkpoints = path / "checkpoints"
         self.imported = path / "imported"
@@ -68,9 +70,10 @@ class Run:
         """Writes the configuration: from now on the directory is a run of it."""
         write_text(self.config_file, config.to_json())
 
-    def record_data(self, fingerprint: Mapping[str, Any]) -> None:
-        """Writes what the run is trained on."""
+    def record_data(self, fingerprint: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
+        """Writes what the run is trained on, and how it fills rows."""
         write_text(self.data_file, json.dumps(fingerprint, indent=2) + "\n")
+        write_text(self.rows_file, json.dumps(rows, indent=2) + "\n")
 
     @property
     def has_checkpoint(self) -> bool:
@@ -90,7 +93,8 @@ class Run:
             raise UserError(f"{self.config_file}: not UTF-8 text") from error
         except OSError as error:
             raise UserError(
-                f"{self.path} is not a run directory: there is no readable {self.config_file.name} in it"
+                f"{self.path} is not a run directory: there is no readable {self.config_file.name} in it; "
+                "give one that train.py or rnope import has made"
             ) from error
         try:
             config = Config.from_json(text)
@@ -103,15 +107,11 @@ class Run:
         return path is not None and _absolute(path).is_relative_to(_absolute(self.path))
 
 
-@contextlib.contextmanager
-def open_run(config: Config) -> Iterator[Run]:
-    """Makes the run directory or takes up the one that is there; no other process may train in it meanwhile.
-
-    A new run is one only when `Run.record` has been called: what an attempt that ended before left
-    behind is cleared away.
+def check_run(config: Config) -> Run:
+    """The run of a configuration, which may be one that is there or one to be made; writes nothing.
 
     Raises:
-      UserError: if another process trains in it, it belongs to another configuration, or it cannot be written.
+      UserError: if its directory belongs to another configuration, or is no run.
     """
     run = Run(config.directory)
     if run.config_file.exists():
@@ -123,10 +123,24 @@ def open_run(config: Config) -> Iterator[Run]:
             raise UserError(
                 f"{run.path} exists and is not a run directory (it holds {foreign[0]}); choose another run_dir"
             )
+    return run
+
+
+@contextlib.contextmanager
+def open_run(config: Config) -> Iterator[Run]:
+    """Makes the run directory or takes up the one that is there; no other process may train in it meanwhile.
+
+    A new run is one only when `Run.record` has been called: what an attempt that ended before left
+    behind is cleared away.
+
+    Raises:
+      UserError: if another process trains in it, it belongs to another configuration, or it cannot be written.
+    """
+    run = check_run(config)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"run_dir: cannot write to {run.path}: {error.strerror}") from error
+        raise UserError(f"run_dir: cannot write to {run.path}: {error.strerror}; choose another --run-dir") from error
     with only_process(run):
         if run.config_file.exists():
             _check_same(run, config)  # once more: another process may have started a run just before the lock
@@ -151,12 +165,14 @@ def only_process(run: Run) -> Iterator[None]:
     try:
         lock = (run.path / _LOCK).open("w")
     except OSError as error:
-        raise UserError(f"run_dir: cannot write to {run.path}: {error.strerror}") from error
+        raise UserError(f"run_dir: cannot write to {run.path}: {error.strerror}; choose another --run-dir") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{run.path}: another process is training in this directory") from error
+            raise UserError(
+                f"{run.path}: another process is training in this directory; wait for it, or stop it"
+            ) from error
         yield
 
 

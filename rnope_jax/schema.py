@@ -64,7 +64,7 @@ class Schema:
         for field in dataclasses.fields(cls):
             no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             if no_default and field.name not in data:
-                raise ConfigError(f"{where}.{field.name}: missing")
+                raise ConfigError(f"{where}.{field.name}: missing; give it a value")
         return cls(**{k: _coerce(v, hints[k], f"{where}.{k}") for k, v in data.items()})
 
 

@@ -46,7 +46,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         sizes[sizes.index(-1)] = len(devices) // known if len(devices) % known == 0 else 0
     if math.prod(sizes) != len(devices):
         given = ", ".join(f"mesh.{name} = {getattr(config, name)}" for name in MESH_AXES)
-        raise UserError(f"{given}: the product must equal the number of devices, {len(devices)}")
+        raise UserError(
+            f"{given}: the product must equal the number of devices, {len(devices)}; "
+            "-1 on one axis takes what the others leave"
+        )
     # Only TPU slices are so far apart that replicas alone may span them.
     slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"})
     grid = _grid_over_slices(config, sizes, slices, devices) if slices > 1 else _grid(sizes, devices)

@@ -7,7 +7,7 @@ is resolved by `choose`, which start-up reports call too, so that what is printe
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -51,10 +51,24 @@ BACKENDS: dict[str, Callable[..., jax.Array]] = {
 def choose(
     backend: str, window: int | None, *, packed: bool = True, head_dim: int = 128, dtype: str = "bfloat16"
 ) -> str:
-    """The backend that serves a layer; resolves "auto" for the device in question.
+    """The backend that serves a layer; resolves "auto" for the device in question, as `explain` tells."""
+    return explain(backend, window, packed=packed, head_dim=head_dim, dtype=dtype).backend
 
-    On TPU it is splash. On an NVIDIA GPU it is pallas_gpu for packed documents, and for rows of one document
-    cudnn where that can compute them. Elsewhere it is blockwise. Each serves windows and full attention alike.
+
+class Choice(NamedTuple):
+    """A backend, and why it is the one."""
+
+    backend: str
+    reason: str
+
+
+def explain(
+    backend: str, window: int | None, *, packed: bool = True, head_dim: int = 128, dtype: str = "bfloat16"
+) -> Choice:
+    """The backend that serves a layer on the device in question, and why.
+
+    For "auto": on TPU it is splash. On an NVIDIA GPU it is pallas_gpu for packed documents, and for rows of one
+    document cudnn where that can compute them. Elsewhere it is blockwise. Each serves windows and full attention alike.
 
     Args:
       backend: a name of `BACKENDS`, or "auto".
@@ -70,13 +84,16 @@ def choose(
     if backend == "auto":
         platform, kind = target()
         if platform == "tpu":
-            return "splash"
+            return Choice("splash", "the kernels for TPU, which visit only what the mask lets through")
         if not is_nvidia(platform, kind):
-            return "blockwise"
-        return "pallas_gpu" if cudnn.refusal(packed=packed, head_dim=head_dim, dtype=dtype) else "cudnn"
+            return Choice("blockwise", f"plain XLA: the kernels are for TPUs and NVIDIA GPUs, and this is {kind}")
+        if not cudnn.refusal(packed=packed, head_dim=head_dim, dtype=dtype):
+            return Choice("cudnn", "rows of one document, which cuDNN computes")
+        cause = "documents are packed, which cuDNN cannot keep apart" if packed else "cuDNN does not take such heads"
+        return Choice("pallas_gpu", f"our kernels for NVIDIA GPUs: {cause}")
     if backend not in BACKENDS:
         raise UserError(f"attention backend {backend!r} does not exist: choose auto, {', '.join(BACKENDS)}")
-    return backend
+    return Choice(backend, f'model.attention = "{backend}"')
 
 
 def check(
@@ -135,10 +152,12 @@ __all__ = [
     "BACKENDS",
     "SAVED",
     "AttentionSpec",
+    "Choice",
     "attend",
     "check",
     "check_layers",
     "choose",
     "default_scale",
+    "explain",
     "visible",
 ]

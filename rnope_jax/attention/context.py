@@ -52,7 +52,8 @@ def attend(
     """
     if backend not in _BACKENDS:
         raise UserError(
-            f"model.attention = {backend!r} cannot split rows over mesh.context; {', '.join(_BACKENDS)} can"
+            f"model.attention = {backend!r} cannot split rows over mesh.context; {', '.join(_BACKENDS)} can, "
+            'and "auto" takes one of them'
         )
     module = import_module(f"rnope_jax.attention.{_BACKENDS[backend]}")
     parts = context_parts()

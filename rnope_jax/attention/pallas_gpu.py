@@ -73,7 +73,8 @@ def check_width(dim: int) -> int:
         if dim <= width:
             return width
     raise UserError(
-        f'model.head_dim = {dim}: model.attention = "pallas_gpu" takes heads of up to {WIDTHS[-1]} channels'
+        f'model.head_dim = {dim}: model.attention = "pallas_gpu" takes heads of up to {WIDTHS[-1]} channels; '
+        'use narrower heads, or model.attention = "blockwise"'
     )
 
 

@@ -83,7 +83,10 @@ def plan(run: Run, keep: int) -> Plan:
         raise UserError(f"{run.checkpoints} holds no checkpoint yet: let the run reach its first one")
     good = next((step for step in reversed(steps) if examine(run.checkpoints / str(step)).damage is None), None)
     if good is None:
-        raise UserError(f"none of the checkpoints {steps} is whole; nothing was removed. See `--verify`")
+        raise UserError(
+            f"none of the checkpoints {steps} is whole; "
+            f"nothing was removed. `rnope checkpoints {run.path} --verify` tells what is damaged"
+        )
     going = [step for step in steps[:-keep] if step != good]
     return Plan(going, sum(_bytes(run.checkpoints / str(step)) for step in going), good)
 

@@ -130,7 +130,7 @@ def saved_weights(
     if not steps:
         raise UserError(f"{directory} holds no checkpoint yet: let the run reach its first one")
     if step is not None and step not in steps:
-        raise UserError(f"step = {step}: {directory} holds checkpoints of the steps {steps}")
+        raise UserError(f"step = {step}: {directory} holds checkpoints of the steps {steps}; take one of them")
     if not verify:
         return SavedWeights(directory, steps[-1] if step is None else step)
     good, finding, damaged = newest_good(directory, steps if step is None else [step])

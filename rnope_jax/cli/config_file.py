@@ -73,8 +73,8 @@ def load(spec: str) -> Config:
     path = Path(name)
     if not path.is_file():
         near = difflib.get_close_matches(name, [str(p) for p in path.parent.glob("*.py")], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"configuration file {name} does not exist{hint}")
+        hint = f"did you mean {near[0]}?" if near else "give FILE.py, FILE.py:FUNCTION or a run directory"
+        raise UserError(f"configuration file {name} does not exist; {hint}")
     # As for `python FILE.py`: a configuration may import its neighbours.
     sys.path.insert(0, str(path.parent.absolute()))
     try:
@@ -115,7 +115,9 @@ def _call(namespace: dict[str, Any], path: Path, function: str) -> Config:
         raise UserError(f"there is no function {function!r}{hint} It has: {', '.join(own) or 'none'}")
     result = namespace[function]()
     if not isinstance(result, Config):
-        raise UserError(f"{function} returned {type(result).__name__}, not a Config")
+        raise UserError(
+            f"{function} returned {type(result).__name__}, not a Config; let it return one (rnope_jax.config.Config)"
+        )
     return result
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 #: Columns of the tables where they do not go to a terminal.
 _WIDTH = 120
@@ -24,7 +24,7 @@ def short(number: float) -> str:
 
 
 def describe(
-    config: Positional[str],
+    config: Annotated[Positional[str], arg(metavar="CONFIG")],
     /,
     *,
     contexts: tuple[int, ...] = (),

@@ -14,7 +14,7 @@ def export(
     /,
     *,
     target: Annotated[Literal["transformers", "vllm", "llama.cpp"], tyro.conf.arg(name="for")] = "transformers",
-    gguf: bool = False,
+    gguf: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     dtype: Annotated[str | None, tyro.conf.arg(metavar="TYPE")] = None,
     step: Annotated[int | None, tyro.conf.arg(metavar="N")] = None,
     shard_size: Annotated[float, tyro.conf.arg(metavar="GB")] = 5.0,

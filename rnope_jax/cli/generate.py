@@ -8,7 +8,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 
 def generate(
-    run: Positional[Path],
+    run: Annotated[Positional[Path], arg(metavar="RUN")],
     prompts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT [PROMPT ...]")],
     /,
     *,
@@ -18,7 +18,7 @@ def generate(
     top_p: float | None = 0.95,
     seed: int = 0,
     dtype: Literal["float32", "bfloat16"] | None = None,
-    stats: bool = False,
+    stats: Annotated[bool, FlagCreatePairsOff] = False,
     trust_checkpoint: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Continue texts with the newest whole checkpoint of a run; a single text is printed as its tokens come.

@@ -27,9 +27,9 @@ class Options:
     """How many such slices, talking over the data-centre network; mesh.data must be a multiple."""
     stage: str = "0"
     """Which stage, by number or name."""
-    json: bool = False
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the plan as JSON."""
-    largest_batch: bool = False
+    largest_batch: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Compile up to three more times to find the largest batch that fits."""
 
 

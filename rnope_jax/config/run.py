@@ -50,7 +50,7 @@ class Config(Schema):
 
     def problems(self) -> Iterator[Problem]:
         if not self.name or "/" in self.name:
-            yield "name", "must be a plain, non-empty name"
+            yield "name", "must be a plain name, without a slash and not empty"
         if not self.stages:
             yield "stages", "needs at least one stage"
         names = [stage.name for stage in self.stages]

@@ -64,6 +64,11 @@ class Corpus:
             "held_out": self.held_out.fingerprint,
         }
 
+    @cached_property
+    def rows(self) -> dict[str, Any]:
+        """By stage, how its sources fill rows, for JSON."""
+        return {mixture.stage.name: mixture.plan() for mixture in self.train}
+
 
 def check(config: Config) -> None:
     """Finds what is wrong with the inputs in a moment, before anything is written.

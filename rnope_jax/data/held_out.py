@@ -44,7 +44,10 @@ def split(
     held = ranks <= _threshold(ranks, stop - first, fraction)
     kept = ~held if digests is None else ~held & ~np.isin(digests, np.asarray(measured, np.uint64))
     if not kept.any():
-        raise UserError(f"{tokens.where}: nothing is left to learn from, all of its documents are held out")
+        raise UserError(
+            f"{tokens.where}: nothing is left to learn from, all of its documents are held out; "
+            "lower data.held_out_fraction, or give more text"
+        )
     train, held_out = (
         Selected(tokens, np.flatnonzero(chosen), first[chosen], stop[chosen], {"part": name})
         for name, chosen in (("train", kept), ("held_out", held))
@@ -81,7 +84,7 @@ def _divide(tokens: Tokens, fraction: float) -> tuple[Selected, Selected]:
     length = len(tokens)
     cut = max(int(length * (1 - fraction)), length - MOST, 1)
     if length < 2 or cut >= length:
-        raise UserError(f"{tokens.where} is too short to hold out a part of it")
+        raise UserError(f"{tokens.where} is too short to hold out a part of it; give more text")
     zero = np.zeros(1, np.int64)
     return (
         Selected(tokens, zero, zero, zero + cut, {"part": "train"}),

@@ -125,21 +125,34 @@ class Mixture:
         """What decides the tokens of every batch, for JSON; how they are packed is in the configuration."""
         return {source.config.name: source.rows.store.fingerprint for source in self.sources}
 
+    def plan(self) -> list[dict[str, Any]]:
+        """Of each source, for JSON: how it is packed, its share of the tokens, and how often it will be read."""
+        total = self.stage.steps * self.stage.batch_size
+        taken = [self.rows_of(number, total) for number in range(len(self.sources))]
+        read = [rows * source.rows.tokens / len(source.rows) for rows, source in zip(taken, self.sources, strict=True)]
+        return [
+            {
+                "source": source.config.name,
+                "share": tokens / sum(read),
+                "documents": len(source.rows.documents),
+                "rows": len(source.rows),
+                "packing": source.config.packing,
+                "padding": source.rows.padding,
+                "cut": source.rows.split,
+                "read": rows / len(source.rows),
+            }
+            for source, rows, tokens in zip(self.sources, taken, read, strict=True)
+        ]
+
     def report(self) -> list[str]:
         """A line for each source: how it is packed, and how often it will be read."""
-        total = self.stage.steps * self.stage.batch_size
-        read = [
-            self.rows_of(number, total) * source.rows.tokens / len(source.rows)
-            for number, source in enumerate(self.sources)
-        ]
         lines = []
-        for number, (source, tokens) in enumerate(zip(self.sources, read, strict=True)):
-            rows, config = source.rows, source.config
-            of = "" if len(self.sources) == 1 else f"{config.name}, {tokens / sum(read):.2%} of the tokens: "
+        for row in self.plan():
+            of = "" if len(self.sources) == 1 else f"{row['source']}, {row['share']:.2%} of the tokens: "
             lines.append(
-                f"stage {self.stage.name}: {of}{len(rows.documents):,} documents in {len(rows):,} rows "
-                f"({config.packing}), {rows.padding:.2%} padding, {rows.split:,} documents are cut; "
-                f"read {self.rows_of(number, total) / len(rows):.3g} times"
+                f"stage {self.stage.name}: {of}{row['documents']:,} documents in {row['rows']:,} rows "
+                f"({row['packing']}), {row['padding']:.2%} padding, {row['cut']:,} documents are cut; "
+                f"read {row['read']:.3g} times"
             )
         return lines
 

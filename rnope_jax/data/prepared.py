@@ -15,6 +15,9 @@ from rnope_jax.errors import UserError
 
 INDEX = "index.json"
 
+#: What to do about files that are not as they were written.
+_REMEDY = "restore it, or have the data prepared again"
+
 
 def is_prepared(path: Path) -> bool:
     """Whether this is a directory that was made by `rnope prepare`, or is being made."""
@@ -48,14 +51,18 @@ class PreparedTokens:
             masks = [_shard(folder, shard, "|u1") for shard in item["counted"]]
             counts = [sum(shard.count for shard in shards) for shards in (made, masks or made)]
             if counts != [item["tokens"]] * 2:
-                raise UserError(f"{folder}: the index tells of {item['tokens']} tokens and of files with {counts[0]}")
+                raise UserError(
+                    f"{folder}: the index tells of {item['tokens']} tokens and of files with {counts[0]}; {_REMEDY}"
+                )
             self._shards += made
             self._masks += masks or [None] * len(made)
         for shard in (*self._shards, *(mask for mask in self._masks if mask)):
             shard.check()
         self._places = [0, *np.cumsum([shard.count for shard in self._shards]).tolist()]
         if self._places[-1] != index["tokens"]:
-            raise UserError(f"{self.directory}: the index tells of {index['tokens']} tokens, its parts have others")
+            raise UserError(
+                f"{self.directory}: the index tells of {index['tokens']} tokens, its parts have others; {_REMEDY}"
+            )
         self._first_documents = [0, *np.cumsum([item["documents"] for item in self._parts]).tolist()]
         self.starts = self._read_starts()
 
@@ -63,12 +70,12 @@ class PreparedTokens:
         path, count = self.directory / "starts.bin", self.index["documents"]
         try:
             if path.stat().st_size != 8 * count:
-                raise UserError(f"{path} has {path.stat().st_size} bytes, not those of {count} documents")
+                raise UserError(f"{path} has {path.stat().st_size} bytes, not those of {count} documents; {_REMEDY}")
             starts = np.fromfile(path, "<i8")  # a mapped file that is out of reach kills the process
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
+            raise UserError(f"{path}: {error.strerror}; {_REMEDY}") from error
         if hashlib.sha256(starts.data).hexdigest() != self.index["starts_sha256"]:
-            raise UserError(f"{path} is not as it was written: restore it, or have the data prepared again")
+            raise UserError(f"{path} is not as it was written; {_REMEDY}")
         return starts
 
     def __len__(self) -> int:
@@ -128,7 +135,7 @@ class PreparedTokens:
         path = self.directory / "parts" / self._parts[number]["name"] / "documents.bin"
         found = np.fromfile(path, part.DOCUMENT, count, offset=first * part.DOCUMENT.itemsize)
         if len(found) != count:
-            raise UserError(f"{path} is cut short; restore it, or have the data prepared again")
+            raise UserError(f"{path} is cut short; {_REMEDY}")
         return found
 
     @property

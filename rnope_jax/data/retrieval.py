@@ -69,7 +69,10 @@ def vocabulary(texts: Sequence[str]) -> list[str]:
     """
     words = sorted({word for text in texts for word in _WORD.findall(text)})
     if len(words) < 2:
-        raise UserError(f"retrieval documents need texts with at least 2 words of 4 to 9 letters, found {len(words)}")
+        raise UserError(
+            f"retrieval documents need texts with at least 2 words of 4 to 9 letters, found {len(words)}; "
+            "give longer texts"
+        )
     return words
 
 

@@ -62,7 +62,10 @@ def read_split(corpus: Sequence[str], config: DataConfig, measured: Collection[i
     kept_back = {*(digest(document.text) for document in held_out), *measured}
     train = [document for document in train if digest(document.text) not in kept_back]
     if not train:
-        raise UserError(f"data.corpus = {list(corpus)}: nothing is left to learn from, all of its text is held out")
+        raise UserError(
+            f"data.corpus = {list(corpus)}: nothing is left to learn from, all of its text is held out; "
+            "lower data.held_out_fraction, or give more text"
+        )
     return Split(tuple(train), tuple(held_out), tuple(skipped))
 
 
@@ -148,7 +151,7 @@ def _divide_text(document: Document, fraction: float) -> tuple[list[Document], l
     cuts = (text.find("\n", target) + 1, target)  # after a line where there is one to cut after
     cut = next((cut for cut in cuts if text[:cut].strip() and text[cut:].strip()), None)
     if cut is None:
-        raise UserError(f"data.corpus: {document.name} is too short to hold out a part of it")
+        raise UserError(f"data.corpus: {document.name} is too short to hold out a part of it; give more text")
     return [Document(document.name, text[:cut])], [Document(document.name, text[cut:])]
 
 

@@ -121,7 +121,8 @@ class TokenStore:
             ) from error
         if size != self.index.tokens * np.dtype(self.index.dtype).itemsize:
             raise UserError(
-                f"{directory}/tokens.bin has {size} bytes, not those of {self.index.tokens} tokens; delete {directory}"
+                f"{directory}/tokens.bin has {size} bytes, not those of {self.index.tokens} tokens; "
+                f"delete {directory} to have it made again"
             )
 
     def __len__(self) -> int:

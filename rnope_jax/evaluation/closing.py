@@ -67,6 +67,7 @@ def close_run(config: Config, run: Run, corpus: Corpus, trainer: Trainer, state:
     print(f"  metrics        {run.metrics}")
     print("next:")
     print(f"  {_rnope()} generate {run.path} {(prompts[0] if prompts else 'Once upon a time')!r}")
+    print(f"  {_rnope()} report {run.path}")
 
 
 def _rnope() -> str:

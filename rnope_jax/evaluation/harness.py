@@ -116,7 +116,10 @@ class Rnope(TemplateLM):
         scored = [number for number, (*_, wanted) in enumerate(requests) if wanted]
         for number in scored:
             if (count := len(requests[number][2])) > self.max_length:
-                raise UserError(f"max_length = {self.max_length}: a continuation of {count} tokens is to be scored")
+                raise UserError(
+                    f"max_length = {self.max_length}: a continuation of {count} tokens is to be scored; "
+                    "give a greater one (--lengths)"
+                )
         rows = [(requests[number][1] + requests[number][2])[-self.max_length - 1 :] for number in scored]
         model = self._model
         for places, found in likelihoods(model.config, model.params, rows, batch_tokens=self._batch_tokens):
@@ -135,7 +138,10 @@ class Rnope(TemplateLM):
             most, until = kwargs["max_gen_toks"], [*kwargs["until"], self._model.tokenizer.eos]
             room = self.max_length - most
             if room < 1:
-                raise UserError(f"max_length = {self.max_length}: leaves no room for a prompt before {most} tokens")
+                raise UserError(
+                    f"max_length = {self.max_length}: leaves no room for a prompt before {most} tokens; "
+                    "give a greater one (--lengths)"
+                )
             prompts = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]
             for batch in continuations(
                 self._model,

@@ -80,7 +80,9 @@ def results_of(model: TextModel, out: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{out}: another process writes results there") from error
+            raise UserError(
+                f"{out}: another process writes results there; wait for it, or give another directory with --out"
+            ) from error
         identity = {"step": model.step, "dtype": model.config.compute_dtype, "fingerprint": fingerprint(model)}
         file = out / "model.json"
         if not file.exists():

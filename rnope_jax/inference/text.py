@@ -83,11 +83,14 @@ def load(run: Path, dtype: ComputeDtype | None = None, *, trust_checkpoint: bool
     """
     source = open_source(run, verify=not trust_checkpoint)
     if source.tokenizer is None:
-        raise UserError(f"{run}: there is no tokenizer with this model, so it cannot read text")
+        raise UserError(
+            f"{run}: there is no tokenizer with this model, so it cannot read text; put its tokenizer.json there"
+        )
     loaded = tokenizer.load(source.tokenizer)
     if loaded.vocab_size > source.model.vocab_size:
         raise UserError(
-            f"{source.tokenizer}: has {loaded.vocab_size} tokens, the model an embedding of {source.model.vocab_size}"
+            f"{source.tokenizer}: has {loaded.vocab_size} tokens, the model an embedding of {source.model.vocab_size}; "
+            "put the tokenizer there that it was trained with"
         )
     if dtype is None and source.config is None:
         # Files do not say in what type to compute; one that holds their values does.

@@ -82,9 +82,9 @@ def open_directory(path: Path, convention: WindowConvention = "transformers") ->
       UserError: naming the file and the fact, if anything is not as it must be.
     """
     if not path.is_dir():
-        raise UserError(f"{path}: not a directory")
+        raise UserError(f"{path}: not a directory; give the one that holds {CONFIG}")
     if not (path / CONFIG).exists():
-        raise UserError(f"{path}: there is no {CONFIG} in it")
+        raise UserError(f"{path}: there is no {CONFIG} in it; give the directory that holds it")
     config = read_json(path, CONFIG, CONFIG_LIMIT)
     stored = _stored(path)
     # Layers are counted before the configuration is believed: a lie must not make us list billions.
@@ -109,7 +109,7 @@ def _stored(path: Path) -> dict[str, Stored]:
     """Every tensor in the directory's safetensors files."""
     single, index = (path / name for name in (safetensors.SINGLE, safetensors.INDEX))
     if single.exists() and index.exists():
-        raise UserError(f"{path}: holds both {single.name} and {index.name}; which is meant is not clear")
+        raise UserError(f"{path}: holds both {single.name} and {index.name}; which is meant is not clear: remove one")
     if single.exists() or single.is_symlink():
         return safetensors.read_header(path, single.name)
     if not index.exists():

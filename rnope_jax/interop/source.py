@@ -64,7 +64,10 @@ def open_source(
         fact = "is not a directory" if path.exists() else "does not exist"
         raise UserError(f"{path} {fact}; give a run directory, or one with Hugging Face files")
     if not (path / CONFIG).exists():
-        raise UserError(f"{path}: no {CONFIG} in it, so neither a run nor a directory of Hugging Face files")
+        raise UserError(
+            f"{path}: no {CONFIG} in it, so neither a run nor a directory of Hugging Face files; "
+            "give one that train.py, rnope import or an export has made"
+        )
     if not {"model_type", "architectures"} & set(read_json(path, CONFIG, CONFIG_LIMIT)):
         return _open_run(Run(path), step, verify)
     if step is not None:

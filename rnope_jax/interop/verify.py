@@ -111,7 +111,8 @@ def _compare(
     name = f"{program} {found['version']}"
     if not found["error"] <= tolerance:
         raise UserError(
-            f"the export was not kept: logits differ by {found['error']:.2g} of the largest from those of {name}"
+            f"the export was not kept: logits differ by {found['error']:.2g} of the largest from those of {name}; "
+            "--no-verify keeps it, to be looked at"
         )
     if found["text"] is not None:
         raise UserError(f"the export was not kept: {name} gives other tokens for {found['text']!r}")

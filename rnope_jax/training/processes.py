@@ -78,7 +78,10 @@ def join() -> None:
     except (RuntimeError, ValueError) as error:
         if _ALONE in str(error) and not _scheduled():
             return  # a TPU host that belongs to no pod
-        raise UserError(f"cannot join the other processes: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0]
+        raise UserError(
+            f"cannot join the other processes: {said}; see that all are started, and that {ADDRESS} can be reached"
+        ) from error
 
 
 def _scheduled() -> bool:

@@ -42,8 +42,8 @@ def test_the_quickstart_is_shipped():
 
 def test_a_missing_file_is_refused(capsys):
     ended = rnope_here(capsys, "describe", "nowhere.py")
-    assert ended.code == 2
-    assert ended.err == "error: configuration file nowhere.py does not exist\n"
+    wanted = "configuration file nowhere.py does not exist; give FILE.py, FILE.py:FUNCTION or a run directory"
+    assert (ended.code, ended.err) == (2, f"error: {wanted}\n")
 
 
 def test_caches_are_shown_beside_full_attention_and_kept_where_asked_for(capsys, tmp_path):

@@ -148,5 +148,5 @@ def _check(out: Path, totals: dict[str, int], empty_files: int, tolerance: Toler
         listed = f"; {out}/quarantine.jsonl lists the bad ones" if totals["bad"] else ""
         raise UserError(
             f"none of the {totals['records']:,} records has text to learn from ({totals['bad']:,} are bad, "
-            f"{totals['empty']:,} empty, {empty_files:,} files have no byte){listed}"
+            f"{totals['empty']:,} empty, {empty_files:,} files have no byte){listed}; is --text-field the right one?"
         )

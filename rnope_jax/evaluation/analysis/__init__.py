@@ -70,7 +70,10 @@ def analyze(
     asked = []
     for source in sources:
         if source.tokenizer is None:
-            raise UserError(f"{source.path}: there is no tokenizer with this model, so it cannot read text")
+            raise UserError(
+                f"{source.path}: there is no tokenizer with this model, so it cannot read text; "
+                "put its tokenizer.json there"
+            )
         haystack = Haystack(question.haystack, tokenizer.load(source.tokenizer))
         asked.append(probes(haystack, lengths, question.depths, question.samples, question.seed))
     analyses = []

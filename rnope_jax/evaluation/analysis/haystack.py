@@ -19,5 +19,5 @@ def read_haystack(given: str | None) -> str:
         return "\n\n".join(topics[name] for name in sorted(topics))
     documents, _ = read_documents([given], DataConfig().suffixes, "haystack")
     if not documents:
-        raise UserError(f"haystack: there is no text in {given}")
+        raise UserError(f"haystack: there is no text in {given}; give another --haystack")
     return "\n\n".join(document.text for document in documents)

@@ -128,7 +128,7 @@ def material(haystack: str | None = None, squad: Path | None = None, hotpotqa: P
         documents, _ = read_documents([haystack], DataConfig().suffixes, "haystack")
         words = tuple(word for document in documents for word in document.text.split())
     if not words:
-        raise UserError(f"haystack = {haystack!r}: there is no text in it")
+        raise UserError(f"haystack = {haystack!r}: there is no text in it; give another --haystack")
     return Material(
         haystack=words,
         questions={
@@ -148,7 +148,7 @@ def _read(path: Path, reader: Any, kind: str) -> Given:
             f"{path}: not a file of questions as {kind} has them ({type(error).__name__}: {error})"
         ) from error
     if not found.asked:
-        raise UserError(f"{path}: holds no question that can be answered")
+        raise UserError(f"{path}: holds no question that can be answered; give another file, or leave the option out")
     return found
 
 

@@ -94,7 +94,9 @@ def read(runs: Iterable[Run]) -> Findings:
         data = {name: _read(run.results / name) for name in FILES}
         own = [{**found["settings"], "out": None} for found in data.values()]
         if settings is not None and own != settings:
-            raise UserError(f"{run.results}: was measured with other settings than the runs before it")
+            raise UserError(
+                f"{run.results}: was measured with other settings than the runs before it; move it away to measure anew"
+            )
         settings = own
         needle, attention = data["needle.json"], from_dict(data["attention.json"]["models"][0])
         by_depth = zip(*needle["scores"], strict=True)
