@@ -34,7 +34,7 @@ from rnope_jax.config import (
 PRETRAINING_THETA = 10_000.0
 
 #: Tokens of a training row of the study, and of a window.
-STUDY_LENGTH, STUDY_WINDOW = 256, 128
+STUDY_LENGTH, STUDY_WINDOW = 256, 64
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,7 @@ def _study(name: str, pattern: layers.Pattern) -> Config:
                 steps=2000,
                 sequence_length=STUDY_LENGTH,
                 batch_size=16,
+                packing="best_fit",  # a question without its facts would teach nothing
                 schedule=ScheduleConfig(
                     peak=7e-3, warmup_steps=100, kind="wsd", decay_fraction=0.3, final_fraction=0.02
                 ),

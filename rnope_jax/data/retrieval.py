@@ -20,14 +20,14 @@ INTRODUCTIONS = (
     "I will quiz you about the numbers afterwards.",
 )
 
-#: Facts in a document, and questions about them, at most. Few, so that most documents fit into a short row.
-_FACTS, _QUESTIONS = 3, 2
+#: Facts in a document, at most; each is asked for, so that much of a document is worth learning from.
+_FACTS = 4
 
-#: Characters of text around the facts, at most.
-_FILLER = 150
+#: Characters of a document: few, so that it fits into a short row, and up to the most that do, so that facts are far.
+_SHORTEST, _LONGEST = 300, 800
 
 #: Shares of documents with an introduction, with text in one line as that of RULER is, and with facts told twice.
-_INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.2, 0.5, 0.3
+_INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.3, 0.5, 0.5
 
 _WORD = re.compile(r"\b[a-z]{4,9}\b")
 
@@ -89,18 +89,22 @@ def documents(texts: Sequence[str], characters: int, seed: int) -> Iterator[Docu
 
 
 def _document(texts: Sequence[str], words: Sequence[str], rng: random.Random) -> str:
-    lines = _passage(rng.choice(texts), rng.randint(1, _FILLER), rng)
-    facts = list({fact.key: fact for fact in (draw_fact(words, rng) for _ in range(rng.randint(1, _FACTS)))}.values())
-    for fact in facts:
-        lines.insert(rng.randint(0, len(lines)), f"{fact.sentence}\n")
-    if rng.random() < _TOLD_TWICE:  # many values that can be known, in few tokens
-        lines += [f"{fact.sentence}\n" for fact in rng.sample(facts, len(facts))]
-    text = "".join(lines)
+    size = rng.randint(_SHORTEST, _LONGEST)
+    facts: dict[str, Fact] = {}
+    for _ in range(rng.randint(1, _FACTS)):
+        fact = draw_fact(words, rng)
+        facts[fact.key] = fact
+    told = [f"{fact.sentence}\n" for fact in facts.values()]
+    questions = "".join(f"{fact.question}{fact.answer}\n" for fact in rng.sample(list(facts.values()), len(facts)))
+    again = rng.sample(told, len(told)) if rng.random() < _TOLD_TWICE else []
+    introduction = f"{INTRODUCTIONS[len(facts) > 1]}\n" if rng.random() < _INTRODUCED else ""
+    taken = sum(map(len, (*told, *again, questions, introduction)))
+    lines = _passage(rng.choice(texts), max(1, size - taken), rng)
+    for sentence in told:
+        lines.insert(rng.randint(0, len(lines)), sentence)
+    text = "".join([*lines, *again])  # told again: more values that can be known, in few tokens
     if rng.random() < _IN_ONE_LINE:
         text = " ".join(text.split()) + "\n"
-    asked = rng.sample(facts, rng.randint(1, min(len(facts), _QUESTIONS)))
-    questions = "".join(f"{fact.question}{fact.answer}\n" for fact in asked)
-    introduction = f"{INTRODUCTIONS[len(asked) > 1]}\n" if rng.random() < _INTRODUCED else ""
     return f"{introduction}{text}{questions}"
 
 
