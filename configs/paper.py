@@ -126,8 +126,10 @@ def _paper(variant: Variant) -> Config:
 def _study(name: str, pattern: layers.Pattern) -> Config:
     """The same comparison for two CPU cores: 1.3M parameters, rows of 256 tokens, 8M of them, no fine-tuning.
 
-    Everything here is chosen. The window is half a row, as 4096 is of 8192; texts that are read later may be
-    16 times as long as a row. `python -m benchmarks.study` trains these variants and compares them.
+    Everything here is chosen. A question takes 45 tokens, so a window of 64 holds it and little before it: what
+    is asked for can only be found in the full layers, of which eight layers have two in both orders. Texts that
+    are read later may be 16 times as long as a row. `python -m benchmarks.study` trains these variants and
+    compares them.
     """
     return Config(
         name=name,
@@ -238,7 +240,7 @@ def rnope_4m_study() -> Config:
 
 
 def rnope_swa_study() -> Config:
-    """`rnope_swa_8b` at study scale: three window layers and a full one, which comes last, a window of half a row."""
+    """`rnope_swa_8b` at study scale: three window layers and a full one, which comes last."""
     return _study("rnope_swa_study", layers.rnope_swa(STUDY_WINDOW, PRETRAINING_THETA))
 
 

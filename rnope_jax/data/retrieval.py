@@ -21,10 +21,10 @@ INTRODUCTIONS = (
 )
 
 #: Facts in a document, at most; each is asked for, so that much of a document is worth learning from.
-_FACTS = 4
+_FACTS = 3
 
-#: Characters of a document: few, so that it fits into a short row, and up to the most that do, so that facts are far.
-_SHORTEST, _LONGEST = 300, 800
+#: Characters of a document: some are as long as fit into a short row, so that facts lie outside of windows.
+_SHORTEST, _LONGEST = 250, 760
 
 #: Shares of documents with an introduction, with text in one line as that of RULER is, and with facts told twice.
 _INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.3, 0.5, 0.5

@@ -63,7 +63,7 @@ def test_an_interrupted_analysis_goes_on_with_the_next_text(runs, capsys, tmp_pa
     root, models = runs
     options = ("--haystack", root / "text.txt", "--lengths", 260, "--samples", 3)
     arguments = [*(run.path for run in models), *options, "--out", tmp_path / "out"]
-    measure = importlib.import_module("rnope_jax.evaluation.analysis.measure")  # the package has a function of this name
+    measure = importlib.import_module("rnope_jax.evaluation.analysis.measure")  # beside it is a function of this name
     read, look = [], measure._statistics
 
     def counted(*given):
