@@ -28,7 +28,7 @@ _SHORTEST, _LONGEST = 250, 760
 _LISTS = 0.5
 
 #: Facts in a list, at least and at most, and in another document, at most; each of these is asked for.
-_FEWEST_LISTED, _LISTED, _FACTS = 4, 12, 3
+_FEWEST_LISTED, _LISTED, _FACTS = 4, 9, 3
 
 #: Shares of the others with an introduction, with text in one line as that of RULER is, and with facts told twice.
 _INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.3, 0.5, 0.5
@@ -105,7 +105,7 @@ def _document(texts: Sequence[str], words: Sequence[str], rng: random.Random) ->
 def _list(words: Sequence[str], size: int, rng: random.Random) -> str:
     """Facts in short, then again in other orders."""
     lines = [fact.line for fact in _draw(words, rng.randint(_FEWEST_LISTED, _LISTED), rng)]
-    times = max(2, size // sum(map(len, lines)))
+    times = max(2, size // 2 // sum(map(len, lines)))  # keys and numbers take twice the tokens of other text
     return "".join(line for _ in range(times) for line in rng.sample(lines, len(lines)))
 
 

@@ -34,7 +34,7 @@ def test_lists_tell_all_their_facts_several_times_in_other_orders():
     for lines in lists:
         assert all(LINE.fullmatch(line) for line in lines)
         facts = set(lines)
-        assert len({LINE.fullmatch(line)[1] for line in facts}) == len(facts) <= 12
+        assert len({LINE.fullmatch(line)[1] for line in facts}) == len(facts) <= 9
         rounds = [lines[start : start + len(facts)] for start in range(0, len(lines), len(facts))]
         assert len(rounds) >= 2
         assert all(set(told) == facts for told in rounds)
@@ -89,7 +89,7 @@ def test_texts_without_words_are_refused():
 
 
 def test_a_text_of_one_line_will_do():
-    assert "word after word" in next(documents(["word after word"], 1, 0)).text
+    assert any("word after word" in document.text for document in documents(["word after word"], 5000, 0))
 
 
 def test_a_fact_says_what_is_asked():

@@ -134,9 +134,7 @@ def test_code_of_the_model_is_run_only_where_that_is_allowed(run, tasks, only_ou
     go = functools.partial(harness.evaluate, load(run.path), ["risky"], manager, out=tmp_path, limit=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(
-            UserError, match="runs code that the model has written; --confirm-run-unsafe-code allows it"
-        ):
+        with pytest.raises(UserError, match="runs code that the model has written; --confirm-run-unsafe"):
             go()
         assert "HF_ALLOW_CODE_EVAL" not in os.environ
         assert go(unsafe_code=True)["results"]["risky"]["bits_per_byte,none"] > 0
