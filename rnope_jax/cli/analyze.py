@@ -30,6 +30,7 @@ def analyze(
     other text, and question and answer themselves, over all layers and over those with and without
     rotary positions. Also its entropy, its weight by position, and the heads that find the fact.
     Tables are printed; RUN/evaluations/step-STEP/attention.json and figures in RUN/figures keep everything.
+    An analysis that was interrupted goes on, text by text, with the same command.
 
     Args:
       models: run directories, or directories of Hugging Face files; several are laid side by side.
@@ -49,6 +50,7 @@ def analyze(
     from rnope_jax.evaluation import analysis
     from rnope_jax.evaluation.analysis.figures import figures
     from rnope_jax.evaluation.analysis.haystack import read_haystack
+    from rnope_jax.evaluation.analysis.kept import forget
     from rnope_jax.evaluation.analysis.results import to_dict
     from rnope_jax.evaluation.analysis.tables import tables
     from rnope_jax.evaluation.outcome import check_place, leave
@@ -64,9 +66,11 @@ def analyze(
         seed=seed,
         per_head=per_head,
     )
+    partial = (models[0] / "evaluations" if out is None else out) / "attention.partial"
     found = analysis.analyze(
         models,
         question,
+        partial=partial,
         dtype=dtype,
         trust_checkpoint=trust_checkpoint,
         report=lambda line: print(line, file=sys.stderr, flush=True),
@@ -87,3 +91,4 @@ def analyze(
     pictures = (models[0] if out is None else out) / "figures"
     for path in leave(numbers, to_dict(found, settings), pictures, figures(found, question.depths[0])):
         print(path)
+    forget(partial)

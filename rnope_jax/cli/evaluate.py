@@ -18,6 +18,7 @@ def evaluate(
     include_path: Path | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
+    confirm_run_unsafe_code: Annotated[bool, FlagCreatePairsOff] = False,
     out: Path | None = None,
     dtype: Literal["float32", "bfloat16"] | None = None,
     trust_checkpoint: Annotated[bool, FlagCreatePairsOff] = False,
@@ -34,6 +35,7 @@ def evaluate(
       include_path: directory with more tasks for it, as YAML.
       num_fewshot: examples in its prompts; None: each task's own number.
       limit: most samples of each of its tasks; the scores mean little then.
+      confirm_run_unsafe_code: let its tasks run code that the model has written, as mbpp does.
       out: directory for results; None: evaluations/step-STEP in RUN, and figures/ there for figures.
       dtype: type of weights, activations and cache; None: the model's.
       trust_checkpoint: do not verify the files of the checkpoint before they are read.
@@ -65,6 +67,7 @@ def evaluate(
             out=written,
             num_fewshot=num_fewshot,
             limit=limit,
+            unsafe_code=confirm_run_unsafe_code,
             lengths=settings.lengths,
             batch_tokens=settings.batch_tokens,
         )

@@ -1,4 +1,4 @@
-"""Documents that teach retrieval: facts hidden in text, then questions about them with their answers.
+"""Documents that teach retrieval: facts hidden in text and questions about them, and lists of facts.
 
 The sentences are those of RULER's needle tasks (arXiv 2404.06654), so that a model which has learned
 from such documents, however short, can be asked about longer texts in the same words.
@@ -20,14 +20,18 @@ INTRODUCTIONS = (
     "I will quiz you about the numbers afterwards.",
 )
 
-#: Facts in a document, and questions about them, at most. Few, so that most documents fit into a short row.
-_FACTS, _QUESTIONS = 3, 2
+#: Characters of a document: some are as long as fit into a short row, so that facts lie outside of windows.
+_SHORTEST, _LONGEST = 250, 760
 
-#: Characters of text around the facts, at most.
-_FILLER = 150
+#: Share of documents that are lists. Retrieval is learned from what can be known: in a list that is most tokens, among
+#: questions as RULER puts them few. So lists teach to look up, and the other documents where that is asked for.
+_LISTS = 0.5
 
-#: Shares of documents with an introduction, with text in one line as that of RULER is, and with facts told twice.
-_INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.2, 0.5, 0.3
+#: Facts in a list, at least and at most, and in another document, at most; each of these is asked for.
+_FEWEST_LISTED, _LISTED, _FACTS = 4, 9, 3
+
+#: Shares of the others with an introduction, with text in one line as that of RULER is, and with facts told twice.
+_INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.3, 0.5, 0.5
 
 _WORD = re.compile(r"\b[a-z]{4,9}\b")
 
@@ -43,6 +47,11 @@ class Fact:
     def sentence(self) -> str:
         """What is hidden in a text."""
         return f"One of the special magic numbers for {self.key} is: {self.value}."
+
+    @property
+    def line(self) -> str:
+        """The fact in short, as it stands in lists."""
+        return f"{self.key}: {self.value}\n"
 
     @property
     def question(self) -> str:
@@ -92,19 +101,37 @@ def documents(texts: Sequence[str], characters: int, seed: int) -> Iterator[Docu
 
 
 def _document(texts: Sequence[str], words: Sequence[str], rng: random.Random) -> str:
-    lines = _passage(rng.choice(texts), rng.randint(1, _FILLER), rng)
-    facts = list({fact.key: fact for fact in (draw_fact(words, rng) for _ in range(rng.randint(1, _FACTS)))}.values())
-    for fact in facts:
-        lines.insert(rng.randint(0, len(lines)), f"{fact.sentence}\n")
-    if rng.random() < _TOLD_TWICE:  # many values that can be known, in few tokens
-        lines += [f"{fact.sentence}\n" for fact in rng.sample(facts, len(facts))]
-    text = "".join(lines)
+    size = rng.randint(_SHORTEST, _LONGEST)
+    return _list(words, size, rng) if rng.random() < _LISTS else _questions(texts, words, size, rng)
+
+
+def _list(words: Sequence[str], size: int, rng: random.Random) -> str:
+    """Facts in short, then again in other orders."""
+    lines = [fact.line for fact in _draw(words, rng.randint(_FEWEST_LISTED, _LISTED), rng)]
+    times = max(2, size // 2 // sum(map(len, lines)))  # keys and numbers take twice the tokens of other text
+    return "".join(line for _ in range(times) for line in rng.sample(lines, len(lines)))
+
+
+def _questions(texts: Sequence[str], words: Sequence[str], size: int, rng: random.Random) -> str:
+    """Facts among lines of text, then questions about them."""
+    facts = _draw(words, rng.randint(1, _FACTS), rng)
+    told = [f"{fact.sentence}\n" for fact in facts]
+    questions = "".join(f"{fact.question}{fact.answer}\n" for fact in rng.sample(facts, len(facts)))
+    again = rng.sample(told, len(told)) if rng.random() < _TOLD_TWICE else []
+    introduction = f"{INTRODUCTIONS[len(facts) > 1]}\n" if rng.random() < _INTRODUCED else ""
+    taken = sum(map(len, (*told, *again, questions, introduction)))
+    lines = _passage(rng.choice(texts), max(1, size - taken), rng)
+    for sentence in told:
+        lines.insert(rng.randint(0, len(lines)), sentence)
+    text = "".join([*lines, *again])  # told again: more values that can be known, in few tokens
     if rng.random() < _IN_ONE_LINE:
         text = " ".join(text.split()) + "\n"
-    asked = rng.sample(facts, rng.randint(1, min(len(facts), _QUESTIONS)))
-    questions = "".join(f"{fact.question}{fact.answer}\n" for fact in asked)
-    introduction = f"{INTRODUCTIONS[len(asked) > 1]}\n" if rng.random() < _INTRODUCED else ""
     return f"{introduction}{text}{questions}"
+
+
+def _draw(words: Sequence[str], count: int, rng: random.Random) -> list[Fact]:
+    """Facts with different keys, `count` of them unless keys are drawn twice."""
+    return list({fact.key: fact for fact in (draw_fact(words, rng) for _ in range(count))}.values())
 
 
 def _passage(text: str, characters: int, rng: random.Random) -> list[str]:

@@ -10,6 +10,7 @@ model and its export get the same scores.
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,7 @@ def evaluate(
     out: Path,
     num_fewshot: int | None = None,
     limit: int | None = None,
+    unsafe_code: bool = False,
     lengths: Sequence[int] = (),
     batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, Any]:
@@ -230,6 +232,7 @@ def evaluate(
       out: directory for results.
       num_fewshot: examples in prompts; None: each task's own number.
       limit: most samples of each task.
+      unsafe_code: whether tasks may run code that the model has written.
       lengths: the longest of these and of the rows of training is the most that a row may have.
       batch_tokens: most tokens that are computed together.
 
@@ -237,11 +240,13 @@ def evaluate(
       The results of the harness.
 
     Raises:
-      UserError: if a task's data cannot be had.
+      UserError: if a task's data cannot be had, or it would run the model's code and may not.
     """
     # One more: the harness does not count the start token.
     longest = max([model.context, *(length + 1 for length in lengths)])
     wrapped = Rnope(model, max_length=longest, batch_tokens=batch_tokens)
+    if unsafe_code:
+        os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # asked for by the metric as well
     with results_of(model, out):
         kept = out / "lm_eval"
         kept.mkdir(exist_ok=True)
@@ -252,10 +257,16 @@ def evaluate(
                 num_fewshot=num_fewshot,
                 limit=limit,
                 task_manager=manager,
+                confirm_run_unsafe_code=unsafe_code,
                 use_cache=str(kept / f"answers-{longest}"),
             )
-        except OSError as error:  # of the network, among others
+        except (OSError, ImportError) as error:  # of the network, among others
             raise UserError(f"--lm-eval {' '.join(tasks)}: {type(error).__name__}: {error}") from error
+        except ValueError as error:
+            if not any(name in str(error) for name in ("confirm_run_unsafe_code", "HF_ALLOW_CODE_EVAL")):
+                raise
+            message = "runs code that the model has written; --confirm-run-unsafe-code allows it"
+            raise UserError(f"--lm-eval {' '.join(tasks)}: {message}") from error
         finally:
             if (database := wrapped.cache_hook.dbdict) is not None:
                 database.close()

@@ -1,5 +1,6 @@
 """`rnope analyze`."""
 
+import importlib
 import json
 import re
 
@@ -56,6 +57,33 @@ def test_an_exported_model_attends_as_its_run_does(runs, capsys):
     for group, average in ours["findings"][0]["groups"].items():
         assert theirs["findings"][0]["groups"][group]["mass"] == pytest.approx(average["mass"], abs=1e-6)
     assert not (exported / "evaluations").exists()
+
+
+def test_an_interrupted_analysis_goes_on_with_the_next_text(runs, capsys, tmp_path, monkeypatch):
+    root, models = runs
+    options = ("--haystack", root / "text.txt", "--lengths", 260, "--samples", 3)
+    arguments = [*(run.path for run in models), *options, "--out", tmp_path / "out"]
+    measure = importlib.import_module("rnope_jax.evaluation.analysis.measure")  # beside it is a function of this name
+    read, look = [], measure._statistics
+
+    def counted(*given):
+        if len(read) == 4:  # the second text of the second model
+            raise KeyboardInterrupt
+        read.append(given)
+        return look(*given)
+
+    monkeypatch.setattr(measure, "_statistics", counted)
+    call(capsys, *arguments, code=130)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["attention.partial"]
+    read[:] = [None] * 10  # what comes now is counted, and not stopped
+    call(capsys, *arguments)
+    assert len(read) == 12
+    monkeypatch.undo()
+    call(capsys, *arguments[:-1], tmp_path / "whole")
+    names = ["attention.json", "figures"]
+    for directory in ("out", "whole"):
+        assert sorted(path.name for path in (tmp_path / directory).iterdir()) == names
+    assert (tmp_path / "out" / names[0]).read_bytes() == (tmp_path / "whole" / names[0]).read_bytes()
 
 
 def test_mistakes_are_told_before_anything_is_read_or_written(runs, capsys):

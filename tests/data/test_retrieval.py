@@ -15,15 +15,37 @@ TEXTS = [
 ]
 
 SENTENCE = re.compile(r"One of the special magic numbers for (\S+) is: (\d{7})\.\s")
+LINE = re.compile(r"(\S+-\S+): (\d{7})")
 QUESTION = re.compile(
     r"What is the special magic number for (\S+) mentioned in the provided text\? "
     r"The special magic number for (\S+) mentioned in the provided text is (\d{7})\n"
 )
 
 
+def is_list(document):
+    return LINE.fullmatch(document.text.splitlines()[0]) is not None
+
+
+def test_lists_tell_all_their_facts_several_times_in_other_orders():
+    lists = [
+        document.text.splitlines() for document in islice(documents(TEXTS, 10**6, seed=1), 200) if is_list(document)
+    ]
+    assert 60 < len(lists) < 140
+    for lines in lists:
+        assert all(LINE.fullmatch(line) for line in lines)
+        facts = set(lines)
+        assert len({LINE.fullmatch(line)[1] for line in facts}) == len(facts) <= 9
+        rounds = [lines[start : start + len(facts)] for start in range(0, len(lines), len(facts))]
+        assert len(rounds) >= 2
+        assert all(set(told) == facts for told in rounds)
+    assert sum(lines[: len(lines) // 2] != lines[len(lines) // 2 :] for lines in lists) > 30
+
+
 def test_every_question_has_its_answer_earlier_in_the_document():
     facts_seen = set()
     for document in islice(documents(TEXTS, 10**6, seed=1), 200):
+        if is_list(document):
+            continue
         facts, questions = dict(SENTENCE.findall(document.text)), QUESTION.findall(document.text)
         assert 1 <= len(questions) <= len(facts)
         for asked, again, value in questions:
@@ -37,7 +59,8 @@ def test_every_question_has_its_answer_earlier_in_the_document():
 
 def test_the_text_around_the_facts_is_a_passage_of_one_of_the_texts():
     passages, introduced, in_one_line, repeated = set(), 0, 0, 0
-    for document in islice(documents(TEXTS, 10**6, seed=2), 60):
+    others = (document for document in documents(TEXTS, 10**6, seed=2) if not is_list(document))
+    for document in islice(others, 60):
         text, asked = document.text, len(QUESTION.findall(document.text))
         if text.startswith(INTRODUCTIONS[asked > 1]):
             introduced, text = introduced + 1, text.partition("\n")[2]
@@ -47,7 +70,7 @@ def test_the_text_around_the_facts_is_a_passage_of_one_of_the_texts():
         assert whole or any(passage.strip() in " ".join(own.split()) for own in TEXTS)
         in_one_line += not whole
         passages.add(passage)
-    assert len(passages) > 30
+    assert len(passages) > 20
     for count in (introduced, in_one_line, repeated):
         assert 5 < count < 55
 
@@ -66,7 +89,7 @@ def test_texts_without_words_are_refused():
 
 
 def test_a_text_of_one_line_will_do():
-    assert "word after word" in next(documents(["word after word"], 1, 0)).text
+    assert any("word after word" in document.text for document in documents(["word after word"], 5000, 0))
 
 
 def test_a_fact_says_what_is_asked():

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import warnings
 
 import pytest
@@ -52,6 +53,10 @@ metric_list: [{metric: exact_match}]
 """
 
 
+#: Scores by running what the model has written, as far as the harness knows.
+UNSAFE = f"{PERPLEXITY.replace('prose', 'risky').replace('risky.json', 'prose.json')}unsafe_code: true\n"
+
+
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
     """A directory of tasks with their data, as a user would write them."""
@@ -69,7 +74,7 @@ def tasks(tmp_path_factory):
     sums = [{"text": "return 42\n" * n + "the", "answer": "42"} for n in (1, 3, 20, 2)]
     for name, rows in (("choice", choice), ("prose", prose), ("sums", sums)):
         (directory / f"{name}.json").write_text(json.dumps(rows))
-    for name, text in (("choice", CHOICE), ("prose", PERPLEXITY), ("sums", GENERATION)):
+    for name, text in (("choice", CHOICE), ("prose", PERPLEXITY), ("sums", GENERATION), ("risky", UNSAFE)):
         (directory / f"{name}.yaml").write_text(text.replace("DATA", str(directory)))
     return directory
 
@@ -121,6 +126,19 @@ def test_an_evaluation_goes_on_with_the_answers_it_has(run, tasks, only_ours, mo
     assert len((tmp_path / "lm_eval" / "sums.jsonl").read_text().splitlines()) == 3
     monkeypatch.setattr(harness, "continuations", None)
     assert go(tmp_path)["results"] == first["results"]
+
+
+def test_code_of_the_model_is_run_only_where_that_is_allowed(run, tasks, only_ours, monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
+    manager = harness.task_manager(run.path, ["risky"], tasks)
+    go = functools.partial(harness.evaluate, load(run.path), ["risky"], manager, out=tmp_path, limit=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(UserError, match="runs code that the model has written; --confirm-run-unsafe"):
+            go()
+        assert "HF_ALLOW_CODE_EVAL" not in os.environ
+        assert go(unsafe_code=True)["results"]["risky"]["bits_per_byte,none"] > 0
+    monkeypatch.delenv("HF_ALLOW_CODE_EVAL")
 
 
 def test_tasks_and_rows_that_cannot_be_are_refused(run, tasks, only_ours):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from rnope_jax.data import tokenizer
 from rnope_jax.errors import UserError
+from rnope_jax.evaluation.analysis.kept import Kept
 from rnope_jax.evaluation.analysis.measure import measure
 from rnope_jax.evaluation.analysis.probe import Haystack, probes
 from rnope_jax.evaluation.analysis.results import Analysis, summarize
+from rnope_jax.evaluation.records import fingerprint
 from rnope_jax.inference import load
 from rnope_jax.inference.layout import ComputeDtype
 from rnope_jax.interop import open_source
@@ -48,6 +50,7 @@ def analyze(
     models: Sequence[Path],
     question: Question,
     *,
+    partial: Path,
     dtype: ComputeDtype | None = None,
     trust_checkpoint: bool = False,
     report: Callable[[str], None] = print,
@@ -57,6 +60,8 @@ def analyze(
     Args:
       models: runs, or directories of Hugging Face files.
       question: what is measured.
+      partial: directory for what is found of single texts, with which an interrupted analysis goes on; `kept.forget`
+        it when everything is written.
       dtype: type of weights, activations and cache; None takes that of each model.
       trust_checkpoint: do not compare the files of checkpoints with their integrity files first.
       report: is told of progress.
@@ -79,10 +84,10 @@ def analyze(
     analyses = []
     for source, name, texts in zip(sources, _names(models), asked, strict=True):
         model = load(source.path, dtype, trust_checkpoint=trust_checkpoint)
-        findings = []
+        kept, findings = Kept(partial, fingerprint(model)), []
         for (length, depth), batch in texts.items():
             began = time.perf_counter()
-            measured = measure(model.config, model.params, batch, depth)
+            measured = measure(model.config, model.params, batch, depth, kept)
             findings.append(summarize(measured, per_head=question.per_head))
             seconds = time.perf_counter() - began
             report(f"{name}: {len(batch)} texts of {length:,} tokens, fact at {depth:.0%}: {seconds:.1f} s")

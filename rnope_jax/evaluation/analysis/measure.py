@@ -17,6 +17,7 @@ from rnope_jax import model
 from rnope_jax.attention import AttentionSpec
 from rnope_jax.attention.statistics import Statistics, statistics
 from rnope_jax.config import ModelConfig
+from rnope_jax.evaluation.analysis.kept import Kept
 from rnope_jax.evaluation.analysis.probe import BEGIN_TOKENS, NEEDLE, QC, SEGMENTS, Probe
 from rnope_jax.inference.generate import prefill, side_by_side
 from rnope_jax.layers import LayerKind
@@ -57,7 +58,9 @@ def bin_edges(length: int) -> np.ndarray:
     return np.unique(np.linspace(BEGIN_TOKENS, length - int(TAIL * length), BINS + 1).round().astype(int))
 
 
-def measure(config: ModelConfig, params: Params, probes: Sequence[Probe], depth: float) -> Measured:
+def measure(
+    config: ModelConfig, params: Params, probes: Sequence[Probe], depth: float, kept: Kept | None = None
+) -> Measured:
     """Runs a model over probes of one length, one after the other.
 
     Args:
@@ -65,10 +68,18 @@ def measure(config: ModelConfig, params: Params, probes: Sequence[Probe], depth:
       params: its parameters.
       probes: all of the same length.
       depth: at which their facts are.
+      kept: what was found of each probe is taken from there, and put there; None keeps nothing.
     """
     length = len(probes[0].tokens)
-    found = [_statistics(config, params, probe) for probe in probes]
-    mean = jax.tree.map(lambda *values: np.mean([np.asarray(x, np.float64) for x in values], axis=0), *found)
+    found = []
+    for probe in probes:
+        known = kept.find(probe) if kept else None
+        if known is None:
+            known = jax.device_get(_statistics(config, params, probe))
+            if kept:
+                kept.add(probe, known)
+        found.append(known)
+    mean = jax.tree.map(lambda *values: np.mean(values, axis=0, dtype=np.float64), *found)
     widths = np.diff(bin_edges(length))
     mass = mean.mass.reshape(*mean.mass.shape[:2], len(SEGMENTS), len(widths) + 1)
     return Measured(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean, stdev
 
 from rnope_jax.evaluation.study.findings import Findings
 
@@ -10,7 +11,10 @@ from rnope_jax.evaluation.study.findings import Findings
 _RETRIEVES = 50.0
 
 #: Fewest seeds with which something is claimed.
-_SEEDS = 3
+SEEDS = 3
+
+#: What can be said of a claim.
+VERDICTS = ("appears", "unclear", "does not appear", "cannot be judged")
 
 
 @dataclass(frozen=True)
@@ -39,22 +43,41 @@ class Verdict:
     """Of one claim."""
 
     claim: Claim
-    by_seed: dict[int, bool]
-    """Whether the ordering is there; a seed is left out where a term was not measured."""
+    margins: dict[int, float]
+    """By seed, the least step from term to term, not above 0 where these are in another order; a seed is left out
+    where a term was not measured."""
     judged: bool
     """False where nothing can be said: no variant retrieves, or no seed has all terms."""
-    margin: float
-    """The least step from term to term, of means over seeds; negative where these are in another order."""
+
+    @property
+    def margin(self) -> float:
+        """Mean over seeds."""
+        return fmean(self.margins.values())
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation between seeds; None of one seed."""
+        return stdev(self.margins.values()) if len(self.margins) > 1 else None
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word or two."""
+        if not self.judged:
+            return "cannot be judged"
+        holds = [margin > 0 for margin in self.margins.values()]
+        if not any(holds):
+            return "does not appear"
+        # Of three seeds all have an ordering by chance in one case of eight: that alone is not enough.
+        return "appears" if all(holds) and self.margin > (self.spread or 0) else "unclear"
 
     @property
     def words(self) -> str:
-        """The verdict in words."""
+        """The verdict and the seeds that it rests on."""
         if not self.judged:
-            return "cannot be judged"
-        holds, seeds = sum(self.by_seed.values()), len(self.by_seed)
-        word = "appears" if holds == seeds else "unclear" if holds else "does not appear"
-        few = "" if seeds >= _SEEDS else ", too few to claim anything"
-        return f"{word} ({holds} of {seeds} seeds{few})"
+            return self.word
+        seeds = len(self.margins)
+        few = "" if seeds >= SEEDS else ", too few to claim anything"
+        return f"{self.word} ({sum(margin > 0 for margin in self.margins.values())} of {seeds} seeds{few})"
 
 
 def falling(quantity: str, *variants: str) -> tuple[Term, ...]:
@@ -115,7 +138,7 @@ CLAIMS = (
         about_retrieval=True,
     ),
     Claim(
-        "RoPE loses its prediction of text 4 times as long, RNoPE-SWA does not",
+        "RoPE predicts the end of texts 4 times as long worse than RNoPE-SWA",
         "section 4",
         falling("late loss", "rope", "rnope_swa"),
         multiple=4,
@@ -162,19 +185,14 @@ def judge(findings: Findings, trained: int, claims: Sequence[Claim] = CLAIMS) ->
     for claim in claims:
         if not {term.variant for term in claim.terms} <= set(findings.variants):
             continue
-        length, by_seed = claim.multiple * trained, {}
+        length, margins = claim.multiple * trained, {}
         for seed in findings.seeds:
             values = [findings.value(term.variant, seed, term.quantity, length) for term in claim.terms]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
-                by_seed[seed] = all(b > a for b, a in pairwise(known))
-        means = [findings.mean(term.variant, term.quantity, length) for term in claim.terms]
-        if not by_seed:
-            yield Verdict(claim, {}, False, float("nan"))
-            continue
+                margins[seed] = min(b - a for b, a in pairwise(known))
         able = not claim.about_retrieval or any(_retrieves(findings, term.variant, trained) for term in claim.terms)
-        margin = min(b - a for b, a in pairwise([mean[0] for mean in means if mean is not None]))
-        yield Verdict(claim, by_seed, able, margin)
+        yield Verdict(claim, margins, able and bool(margins))
 
 
 def _retrieves(findings: Findings, variant: str, length: int) -> bool:

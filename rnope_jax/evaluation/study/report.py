@@ -1,6 +1,7 @@
 """A study as a page of Markdown, with the figures that it shows."""
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from rnope_jax.evaluation.analysis.figures import by_kind, by_length
 from rnope_jax.evaluation.analysis.probe import SEGMENTS
-from rnope_jax.evaluation.study.claims import judge
+from rnope_jax.evaluation.study.claims import SEEDS, VERDICTS, judge
 from rnope_jax.evaluation.study.findings import Findings
 
 #: Most heat maps side by side.
@@ -34,8 +35,11 @@ def page(findings: Findings, trained: int, about: Mapping[str, str], figures: Se
         "This page, its tables and its figures are written by the program that trained and measured the models.",
         "\n".join(f"- **{name}**: {text}" for name, text in about.items()),
         "## Which findings appear",
-        "A finding appears if the ordering holds for every seed. The margin is the least step between the means; "
-        f"lengths are multiples of the {trained:,} tokens of a training row.",
+        "A finding appears if every seed has the ordering, by a margin whose mean over seeds is greater than its "
+        "standard deviation between them; it is unclear if only some seeds have it, or by less. Findings on retrieval "
+        f"are not judged where no variant can retrieve from the {trained:,} tokens of a training row, of which lengths "
+        "are multiples. Margins are means over seeds +- their standard deviation.",
+        _summary(findings, trained),
         _claims(findings, trained),
         "## Variants",
         _variants(findings),
@@ -58,12 +62,22 @@ def page(findings: Findings, trained: int, about: Mapping[str, str], figures: Se
     return "\n\n".join(parts) + "\n"
 
 
+def _summary(findings: Findings, trained: int) -> str:
+    """How many findings came to which verdict."""
+    counts = Counter(verdict.word for verdict in judge(findings, trained))
+    listed = ", ".join(f"{word} {counts[word]}" for word in VERDICTS)
+    few = "" if len(findings.seeds) >= SEEDS else f" Nothing can be claimed with fewer than {SEEDS} seeds."
+    return f"Verdicts on {counts.total()} findings: {listed}.{few}"
+
+
 def _claims(findings: Findings, trained: int) -> str:
     rows = []
     for verdict in judge(findings, trained):
         claim = verdict.claim
         order = " > ".join(f"{term.variant} ({term.quantity})" for term in claim.terms)
-        margin = f"{verdict.margin:.4g}" if verdict.judged else "-"
+        margin = "-"
+        if verdict.judged:
+            margin = f"{verdict.margin:.3g}" + (f" +- {verdict.spread:.2g}" if verdict.spread is not None else "")
         rows.append([claim.text, claim.source, f"{order} at {claim.multiple}x", verdict.words, margin])
     return _table(["finding", "source", "ordering", "here", "margin"], rows)
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rnope_jax.evaluation.analysis.figures import figures
+from rnope_jax.evaluation.analysis.figures import figures, head_map
 from rnope_jax.evaluation.analysis.measure import Measured, bin_edges
 from rnope_jax.evaluation.analysis.results import Analysis, from_dict, summarize, to_dict
 from rnope_jax.evaluation.analysis.tables import tables
-from rnope_jax.layers import kinds, nope, rnope_swa
+from rnope_jax.layers import kinds, nope, rnope, rnope_swa
 
 LENGTH = 400
 
@@ -47,6 +47,9 @@ def test_averages_are_taken_over_all_layers_and_over_each_kind():
         assert groups[name].entropy_bits == pytest.approx(source.entropy[layers].mean())
         assert groups[name].curve == pytest.approx(source.curve[layers].mean(0))
     assert set(summarize(measured(nope()), per_head=False).groups) == {"all", "nope"}
+    # Rotary positions tell the kinds apart, not windows.
+    whole = summarize(measured(rnope(100.0, ratio=2)), per_head=False).groups
+    assert {name: average.layers for name, average in whole.items()} == {"all": 3, "nope": 1, "rope": 2}
 
 
 def test_retrieval_heads_are_those_that_give_the_fact_more_than_its_share():
@@ -95,6 +98,17 @@ def test_figures_are_drawn_of_what_there_is():
     other = [replace(both[0], findings=both[0].findings[::-1]), both[1]]
     assert figures(other, 0.5) == drawn
     assert figures(both, 0.1)["attention-by-length.png"] != drawn["attention-by-length.png"]
+
+
+@pytest.mark.parametrize(("part", "seen"), [(0, False), (1, True)])
+def test_the_map_of_heads_shows_the_mass_on_the_fact(part, seen):
+    found = analysis("hybrid", HYBRID, lengths=(LENGTH,)).findings[0]
+    mass = np.array(found.heads["mass"])
+    other = mass.copy()
+    other[0, 0, part] += 0.5
+    model = analysis("hybrid", HYBRID)
+    drawn = [head_map([model], LENGTH, [values.tolist()]) for values in (mass, other)]
+    assert (drawn[0] != drawn[1]) is seen
 
 
 def test_everything_is_kept_as_json():

@@ -27,13 +27,14 @@ WORSE = Claim("worse", "somewhere", falling("loss", "nope", "rope"))
     ("nope", "words", "margin"),
     [
         ((2.1, 2.2, 2.3), "appears (3 of 3 seeds)", 0.2),
+        ((2.01, 2.01, 2.4), "unclear (3 of 3 seeds)", 0.14),
         ((2.1, 1.9, 2.3), "unclear (2 of 3 seeds)", 0.1),
         ((1.9, 1.8, 2.0), "does not appear (0 of 3 seeds)", -0.1),
         ((2.0, 2.0, 2.0), "does not appear (0 of 3 seeds)", 0.0),
         ((2.1,), "appears (1 of 1 seeds, too few to claim anything)", 0.1),
     ],
 )
-def test_a_claim_appears_if_every_seed_has_its_ordering(tmp_path, nope, words, margin):
+def test_a_claim_appears_if_every_seed_has_its_ordering_clearly(tmp_path, nope, words, margin):
     findings = study(tmp_path, {"rope": [2.0] * len(nope), "nope": nope})
     (verdict,) = judge(findings, TRAINED, [WORSE])
     assert verdict.words == words
@@ -45,7 +46,7 @@ def test_orderings_may_have_several_steps(tmp_path):
     wanted = {("a", "c", "b"): True, ("a", "b", "c"): False, ("b", "c", "a"): False}
     for order, holds in wanted.items():
         (verdict,) = judge(findings, TRAINED, [Claim("", "", falling("loss", *order))])
-        assert verdict.by_seed == {0: holds}
+        assert (verdict.margins[0] > 0) is holds
 
 
 def test_longer_texts_are_looked_at_where_a_claim_is_about_them(tmp_path):
@@ -83,6 +84,9 @@ def test_the_page_shows_every_number_and_verdict(tmp_path):
     text = page(findings, TRAINED, {"Command": "`this one`"}, ["figures/a.png"])
     assert "- **Command**: `this one`" in text
     assert "| NoPE alone predicts text worse than RoPE | Table 2 | nope (loss) > rope (loss) at 1x | appears" in text
+    assert "| 0.75 +- 0.25 |" in text
+    verdicts = "appears 2, unclear 0, does not appear 0, cannot be judged 0"
+    assert f"\nVerdicts on 2 findings: {verdicts}.\n" in text
     assert "| rope | 2.250 +- 0.250 | 2.250 +- 0.250 |" in text
     assert "| 1,024 | nope | 0.0000 | 0.0625 |" in text
     assert "| rope | 3 x full + RoPE 10000 |" in text
