@@ -1,7 +1,7 @@
 """Everything that is claimed of a GPU, measured by one command, with a line for each claim that says whether it holds.
 
-    python -m benchmarks.gpu                         # all parts, on one NVIDIA GPU of 80 GB: about 25 minutes
-    python -m benchmarks.gpu agreement attention     # parts of it
+    python -m benchmarks.gpu                         # all parts, on one NVIDIA GPU of 80 GB: about half an hour
+    python -m benchmarks.gpu agreement train         # parts of it
     python -m benchmarks.gpu --judge                 # the lines again, from what is there
     python -m benchmarks.gpu --tiny --results DIR    # small shapes on any machine: whether the program runs
 
@@ -14,10 +14,12 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_claims, record
+from benchmarks import gpu_claims, rates, record
+from benchmarks.guarded import Guarded
 from rnope_jax.xla_flags import set_environment
 
 #: Called with what a part has found up to then, which it keeps.
@@ -35,18 +37,29 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.tiny and arguments.results == record.RESULTS:
         parser.error("--tiny needs --results: what it measures means nothing")
-    for name in [] if arguments.judge else arguments.parts or PARTS:
-        print(f"--- {name}", flush=True)
-        if said := run(name, arguments):
-            print(f"{name}: {said}", flush=True)
+    if not arguments.judge:
+        measure(arguments.parts or list(PARTS), arguments)
     for claim in gpu_claims.judged(arguments.results):
         print(claim)
 
 
-def run(name: str, arguments: argparse.Namespace) -> str:
+def measure(names: list[str], arguments: argparse.Namespace) -> None:
+    """Runs parts one after the other."""
+    side = Guarded(rates.device)
+    platform, kind = side.measure()
+    side.close()
+    if platform != "gpu" and not arguments.tiny:
+        raise SystemExit(f"error: no GPU here, only {kind}: --tiny --results DIR tries the program without one")
+    for name in names:
+        print(f"--- {name}", flush=True)
+        if said := run(name, kind, arguments):
+            print(f"{name}: {said}", flush=True)
+
+
+def run(name: str, kind: str, arguments: argparse.Namespace) -> str:
     """Runs a part in a process of its own; what went wrong, if anything did."""
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=part_alone, args=(name, arguments.tiny, arguments.results))
+    process = context.Process(target=part_alone, args=(name, kind, arguments.tiny, arguments.results))
     process.start()
     process.join(arguments.limit)
     if process.exitcode is not None:
@@ -57,10 +70,10 @@ def run(name: str, arguments: argparse.Namespace) -> str:
     return f"stopped after {arguments.limit:.0f} seconds"
 
 
-def part_alone(name: str, tiny: bool, folder: Path) -> None:
+def part_alone(name: str, kind: str, tiny: bool, folder: Path) -> None:
     """What the process of a part does."""
     os.setsid()
-    PARTS[name](tiny, lambda found: record.record("gpu", found, variant=name, folder=folder))
+    PARTS[name](tiny, lambda found: record.record("gpu", {"device": kind, **found}, variant=name, folder=folder))
 
 
 def agreement(tiny: bool, keep: Keep) -> None:
@@ -84,12 +97,12 @@ def agreement(tiny: bool, keep: Keep) -> None:
     side.close()
 
 
-def attention(tiny: bool, keep: Keep) -> None:
-    """Windows and full attention, packed and not, at 32k and 128k."""
+def attention(length: int, tiny: bool, keep: Keep) -> None:
+    """Windows and full attention, packed and not, at one length."""
     from benchmarks import attention
 
-    real = "--lengths 32768 131072 --window 4096 --heads 32 8 --rounds 3 --without blockwise"
-    small = "--lengths 128 256 --window 32 --heads 4 2 --dim 16 --rounds 1"
+    real = f"--lengths {length} --window 4096 --heads 32 8 --rounds 3 --without blockwise --unchecked"
+    small = f"--lengths {length // 256} --window 32 --heads 4 2 --dim 16 --rounds 1 --unchecked"
     attention.measured(attention.parsed((small if tiny else real).split()), keep)
 
 
@@ -100,11 +113,11 @@ def train(tiny: bool, keep: Keep) -> None:
     gpu_train.measure_ours(tiny, keep)
 
 
-def beside(tiny: bool, keep: Keep) -> None:
-    """Training steps beside transformers at 8k and 32k."""
+def beside(length: int, tiny: bool, keep: Keep) -> None:
+    """A training step beside transformers at one length."""
     from benchmarks import gpu_train
 
-    gpu_train.measure_beside(tiny, keep)
+    gpu_train.measure_beside(length, tiny, keep)
 
 
 def decode(tiny: bool, keep: Keep) -> None:
@@ -116,7 +129,13 @@ def decode(tiny: bool, keep: Keep) -> None:
 
 #: In the order in which they run: numbers before times.
 PARTS: dict[str, Callable[[bool, Keep], None]] = {
-    part.__name__: part for part in (agreement, attention, train, beside, decode)
+    "agreement": agreement,
+    "attention_32k": partial(attention, 32_768),
+    "attention_128k": partial(attention, 131_072),
+    "train": train,
+    "beside_8k": partial(beside, 8192),
+    "beside_32k": partial(beside, 32_768),
+    "decode": decode,
 }
 
 

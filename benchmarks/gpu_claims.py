@@ -19,8 +19,11 @@ PACKED = 1.15
 #: Length: share of a large matrix product's rate that a training step reaches, with exact FLOPs.
 SHARE = {8192: 0.55, 32_768: 0.50, 131_072: 0.45}
 
-#: Length: how many times the time of our step transformers' best takes.
-BESIDE = {8192: 1.5, 32_768: 3.0}
+#: Part: how many times the time of our step transformers' best takes.
+BESIDE = {"beside_8k": 1.5, "beside_32k": 3.0}
+
+#: Parts about attention alone.
+ATTENTION = ("attention_32k", "attention_128k")
 
 #: How many times our time for a token transformers' best takes; our share of the bandwidth bound.
 DECODE, BANDWIDTH = 3.0, 0.60
@@ -53,13 +56,13 @@ class Claim:
 def judged(folder: Path) -> Iterator[Claim]:
     """A line for each claim, from the results in a directory."""
     yield from _agreement(_found(folder, "agreement"))
-    cases = {
-        (c["length"], c["window"] is not None, c["packed"]): c for c in _found(folder, "attention").get("cases", [])
-    }
+    attention = [case for part in ATTENTION for case in _found(folder, part).get("cases", [])]
+    cases = {(case["length"], case["window"] is not None, case["packed"]): case for case in attention}
     yield from _windows(cases)
     yield from _packed(cases)
     yield from _train(_found(folder, "train"))
-    yield from _beside(_found(folder, "beside"))
+    for part, least in BESIDE.items():
+        yield _beside(part, _found(folder, part), least)
     yield from _decode(_found(folder, "decode"))
 
 
@@ -87,7 +90,7 @@ def _agreement(found: dict[str, Any]) -> Iterator[Claim]:
 
 
 def _windows(cases: dict[tuple[int, bool, bool], dict[str, Any]]) -> Iterator[Claim]:
-    for length in sorted({length for length, *_ in cases}) or FASTER:
+    for length in sorted({length for length, *_ in cases} | set(FASTER)):
         window, full = (cases.get((length, windowed, False), {}).get("contenders", {}) for windowed in (True, False))
         for name in ("pallas_gpu", "cudnn"):
             ratio = _both(full, name) / _both(window, name) if name in full and name in window else _NOT
@@ -103,7 +106,7 @@ def _windows(cases: dict[tuple[int, bool, bool], dict[str, Any]]) -> Iterator[Cl
 
 
 def _packed(cases: dict[tuple[int, bool, bool], dict[str, Any]]) -> Iterator[Claim]:
-    for length in sorted({length for length, *_ in cases}) or FASTER:
+    for length in sorted({length for length, *_ in cases} | set(FASTER)):
         for windowed in (True, False):
             one, packed = (cases.get((length, windowed, each)) for each in (False, True))
             ratio: float | str = _NOT
@@ -122,7 +125,7 @@ def _both(contenders: dict[str, Any], name: str) -> float:
 
 def _train(found: dict[str, Any]) -> Iterator[Claim]:
     cases = {case["length"]: case for case in found.get("cases", [])}
-    for length in cases or SHARE:
+    for length in sorted(cases.keys() | SHARE.keys()):
         case = cases.get(length, {})
         share = case.get("share_of_matmul", case.get("failure", _NOT))
         layers = f", {case['model']['num_layers']} layers" if case else ""
@@ -131,13 +134,10 @@ def _train(found: dict[str, Any]) -> Iterator[Claim]:
         )
 
 
-def _beside(found: dict[str, Any]) -> Iterator[Claim]:
-    cases = {case["length"]: case for case in found.get("cases", [])}
-    for length in cases or BESIDE:
-        case = cases.get(length, {})
-        failures = {name: each["failure"] for name, each in case.get("settings", {}).items() if "failure" in each}
-        ratio = case.get("best_peer_ratio", "; ".join(f"{name}: {said}" for name, said in failures.items()) or _NOT)
-        yield Claim(f"training step beside transformers' best, {length:,} tokens", ratio, BESIDE.get(length, 0.0))
+def _beside(part: str, found: dict[str, Any], least: float) -> Claim:
+    failures = {name: each["failure"] for name, each in found.get("settings", {}).items() if "failure" in each}
+    said = "; ".join(f"{name}: {failure}" for name, failure in failures.items()) or _NOT
+    return Claim(f"training step beside transformers' best, {part}", found.get("best_peer_ratio", said), least)
 
 
 def _decode(found: dict[str, Any]) -> Iterator[Claim]:

@@ -21,7 +21,7 @@ from benchmarks.train_step import recipe
 from rnope_jax.config import Config
 from rnope_jax.planning.collectives import by_axes, collectives
 from rnope_jax.planning.compiling import compile_step
-from rnope_jax.planning.hlo import Module
+from rnope_jax.planning.hlo import Computation, Module
 from rnope_jax.sharding import make_mesh
 from rnope_jax.xla_flags import VARIABLES, compiler_options
 
@@ -81,18 +81,35 @@ def compiled(name: str, count: int, config: Config, chip: str, texts: Path | Non
 
 
 def talk(text: str, mesh_shape: dict[str, int]) -> list[dict[str, Any]]:
-    """Collectives of a step by kind: how many run, what each GPU sends, how many run beside other work."""
+    """Collectives of a step by kind: how many run, how many of them beside other work, what each GPU sends."""
     if not text:
         return []
+    module = Module(text)
+    beside = {name for computation in module.computations.values() for name in overlapped(computation)}
     return [
         {
             "kind": kind,
             "axes": list(axes),
             "runs": sum(each.times for each in members),
+            "beside_work": sum(each.times for each in members if each.name in beside),
             "sent_gib": _gib(sum(each.total for each in members)),
         }
-        for kind, axes, members in by_axes(collectives(Module(text), mesh_shape))
+        for kind, axes, members in by_axes(collectives(module, mesh_shape))
     ]
+
+
+def overlapped(computation: Computation) -> Iterator[str]:
+    """Operations that begin before some kernel or loop and end after it; the text is in the order of the schedule."""
+    begun: dict[str, bool] = {}
+    for instruction in computation.instructions.values():
+        if instruction.opcode.endswith("-start"):
+            begun[instruction.name] = False
+        elif instruction.opcode.endswith("-done"):
+            for name in instruction.operands:
+                if begun.pop(name, False):
+                    yield name
+        elif instruction.opcode in ("fusion", "custom-call", "while", "conditional", "call"):
+            begun = dict.fromkeys(begun, True)
 
 
 def _gib(size: int) -> float:

@@ -27,15 +27,15 @@ import gpu_host  # (as train.py finds it: among its neighbours)
 #: Layers of the 8B shape that fit at each length: `python -m benchmarks.gpu_memory` says so.
 LAYERS = {8192: 8, 32_768: 8, 131_072: 4}
 
-#: Lengths that are measured beside transformers.
-BESIDE = (8192, 32_768)
+#: Where transformers needs gradient checkpointing: without it a layer keeps some 200 KB for each token.
+CHECKPOINTED = 32_768
 
-#: transformers' settings: attention, compiled. Each is tried with gradient checkpointing where memory is short.
+#: transformers' settings: attention, compiled. Each is tried with gradient checkpointing if memory is short without.
 PEERS = {
-    "transformers sdpa": ("sdpa", False),
     "transformers sdpa, compiled": ("sdpa", True),
     "transformers flex_attention": ("flex_attention", False),
     "transformers flash_attention_2": ("flash_attention_2", False),
+    "transformers sdpa": ("sdpa", False),
 }
 
 #: Of our model.
@@ -62,28 +62,23 @@ def measure_ours(tiny: bool, keep: Callable[[dict[str, Any]], None]) -> None:
             layers = 0 if "step_ms" in case else layers - len(model.pattern)
 
 
-def measure_beside(tiny: bool, keep: Callable[[dict[str, Any]], None]) -> None:
+def measure_beside(length: int, tiny: bool, keep: Callable[[dict[str, Any]], None]) -> None:
     """Steps of rnope_jax and of transformers on the same stack."""
-    found: dict[str, Any] = {"cases": []}
-    for length in (64,) if tiny else BESIDE:
-        model = replace(stack(8, tiny), vocab_size=256 if tiny else 32_768)
-        case: dict[str, Any] = {"length": length, "model": shape(model), "settings": {}}
-        found["cases"].append(case)
-        case["settings"]["rnope_jax"] = steps(ours, length, SETTINGS, model, "")
-        keep(found)
-        for name, setting in PEERS.items():
-            device = "cpu" if tiny else "cuda"
-            for checkpointing in (False, True):
-                result = steps(peer, length, "bfloat16", *setting, checkpointing, model, device)
-                case["settings"][name] = result | {"checkpointing": checkpointing}
-                keep(found)
-                if "memory" not in result.get("failure", "").lower():
-                    break
-        own = case["settings"]["rnope_jax"].get("step_ms")
-        theirs = [each["step_ms"] for name, each in case["settings"].items() if name in PEERS and "step_ms" in each]
-        if own and theirs:
-            case["best_peer_ratio"] = round(min(theirs) / own, 2)
-        keep(found)
+    device, rows = ("cpu", length // 128) if tiny else ("cuda", length)
+    model = replace(stack(8, tiny), vocab_size=256 if tiny else 32_768)
+    settings = {"rnope_jax": steps(ours, rows, SETTINGS, model, "")}
+    found: dict[str, Any] = {"length": rows, "model": shape(model), "settings": settings}
+    keep(found)
+    for name, setting in PEERS.items():
+        for checkpointing in (True,) if length >= CHECKPOINTED else (False, True):
+            result = steps(peer, rows, "bfloat16", *setting, checkpointing, model, device)
+            settings[name] = result | {"checkpointing": checkpointing}
+            theirs = [each["step_ms"] for name, each in settings.items() if name in PEERS and "step_ms" in each]
+            if theirs and "step_ms" in settings["rnope_jax"]:
+                found["best_peer_ratio"] = round(min(theirs) / settings["rnope_jax"]["step_ms"], 2)
+            keep(found)
+            if "memory" not in result.get("failure", "").lower():
+                break
 
 
 def stack(layers: int, tiny: bool) -> ModelConfig:

@@ -4,6 +4,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+
+def device() -> Callable[[], tuple[str, str]]:
+    """What jax finds here, platform and name, as a side."""
+    import jax
+
+    return lambda: (jax.devices()[0].platform, jax.devices()[0].device_kind)
+
+
 #: Seconds that one measurement lasts at least; short calls are repeated.
 AT_LEAST = 0.2
 

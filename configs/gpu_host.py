@@ -1,7 +1,7 @@
 """One host of NVIDIA GPUs: 1B and 8B shapes on one GPU and on eight. See docs/gpu.md for what to set and to check.
 
-The steps for one GPU were compiled for an H100 that was not there, to count what they hold (docs/gpu.md); those for
-eight were not, and nothing here has been timed on a GPU. Corpus and lengths of runs are placeholders.
+The steps were compiled for H100s that were not there, to count what they hold and send (docs/gpu.md); nothing here has
+been timed on a GPU. Corpus and lengths of runs are placeholders.
 
 Point `data` at your own text and tokenizer: `--data.corpus DIR --data.tokenizer FILE`.
 """

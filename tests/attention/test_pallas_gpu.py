@@ -59,16 +59,17 @@ def listed(table, others):
     return (tile >= first) & (tile < last), (tile >= whole) & (tile < edge)
 
 
-# The whole row; two chunks of it, the second the last, as zigzag order has them; behind keys of a neighbour.
+# The whole row; two chunks of it, the second the last, as zigzag order has them; places that begin just before, on and
+# just after the edges of tiles of keys, as behind the keys of a neighbour.
 PLACES = {
     "row": np.arange(LENGTH),
     "chunks": np.concatenate([np.arange(64, 128), np.arange(192, 256)]),
-    "behind": np.arange(49, 241),
+    "askew": np.concatenate([np.arange(start, start + 32) for start in (1, 46, 79, 113, 160, 222)]),
 }
 
 
 #: Wide tiles at every place, tall ones at one.
-TILED = [*[(Tiles(32, 16, 4, 1), places) for places in PLACES], (Tiles(16, 32, 4, 1), "chunks")]
+TILED = [*[(Tiles(32, 16, 4, 1), places) for places in PLACES], (Tiles(16, 32, 4, 1), "askew")]
 
 
 @pytest.mark.parametrize(("tiles", "places"), TILED, ids=str)
