@@ -75,7 +75,11 @@ def spoil(found, part, change):
     [
         ("agreement", lambda f: f["agreement"].update({"pallas_gpu, bfloat16": [0.001, float("nan")]}), "in bfloat16"),
         ("agreement", lambda f: f["agreement"].update({"pallas_gpu, float32": [2e-4, 0.0]}), "in float32"),
-        ("attention_32k", lambda f: f["cases"][0]["contenders"]["pallas_gpu"].update(both_ms=12), "pallas_gpu: windows"),
+        (
+            "attention_32k",
+            lambda f: f["cases"][0]["contenders"]["pallas_gpu"].update(both_ms=12),
+            "pallas_gpu: windows",
+        ),
         ("attention_32k", lambda f: f["cases"][1]["contenders"]["pallas_gpu"].update(both_ms=5.8), "per pair, windows"),
         ("attention_32k", lambda f: f["cases"][2]["contenders"].update(another={"both_ms": 20}), "anybody's"),
         ("train", lambda f: f["cases"][2].update(share_of_matmul=0.44), "131,072 tokens"),
