@@ -22,7 +22,7 @@ def record(name: str, found: dict[str, Any], *, variant: str = "", folder: Path 
     """Writes NAME.json, or NAME_VARIANT.json, into a directory."""
     kept = {
         "name": name,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": now(),
         # Where somebody keeps scratch files says nothing.
         "command": " ".join(
             ["python", "-m", f"benchmarks.{name}", *("WORK" if "/" in word else word for word in sys.argv[1:])]
@@ -43,6 +43,11 @@ def into_page(page: Path, program: str, text: str) -> None:
     before, rest = page.read_text().split(begin)
     after = rest.split(end, 1)[1]
     page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}")
+
+
+def now() -> str:
+    """When something was measured."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def machine() -> dict[str, Any]:

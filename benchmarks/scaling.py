@@ -63,11 +63,12 @@ def main() -> None:
     set_environment()
     found: dict[str, Any] = {"model": shape(MODEL)}
     twin = flops.full_twin(MODEL)
+    found["decode"] = list(decode(given.contexts))
     series = {
-        "length": [(MODEL, length, 1) for length in given.lengths],
-        "length, full attention": [(twin, length, 1) for length in given.lengths if length <= LONGEST_TWIN],
         "depth": [(replace(MODEL, num_layers=layers), 2048, 1) for layers in given.depths],
         "batch": [(MODEL, 2048, rows) for rows in given.batches],
+        "length, full attention": [(twin, length, 1) for length in given.lengths if length <= LONGEST_TWIN],
+        "length": [(MODEL, length, 1) for length in given.lengths],
     }
     for name, cases in series.items():
         found[name] = []
@@ -75,8 +76,6 @@ def main() -> None:
             found[name].append(train(*case, given.rounds))
             print(name, found[name][-1], flush=True)
             record("scaling", found)
-    found["decode"] = list(decode(given.contexts))
-    record("scaling", found)
 
 
 def train(model: ModelConfig, length: int, rows: int, rounds: int) -> dict[str, Any]:
