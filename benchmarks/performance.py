@@ -184,7 +184,7 @@ def attention(measured: Result) -> Iterator[str]:
     first = found["cases"][0]
     yield "## Attention on a CPU\n"
     yield (
-        f"Forward and backward, {first['heads']} heads of {first['dim']} and {first['kv_heads']} of keys, "
+        f"Forward, and both passes, {first['heads']} heads of {first['dim']} and {first['kv_heads']} of keys, "
         f"{first['dtype']}, milliseconds; in brackets, theirs / ours. The limit is the time of the visible pairs' "
         f"products at the rate of a large matrix product, {1e3 * found['matmul_tflops']['jax']:.0f} GFLOP/s here.\n"
     )
@@ -192,16 +192,22 @@ def attention(measured: Result) -> Iterator[str]:
     rows = []
     for case in found["cases"]:
         kind = "full" if case["window"] is None else f"window {case['window']}"
-        cells = []
-        for name in names:
-            times = case["contenders"].get(name)
-            ratio = f" ({times['both_ratio']}x)" if times and "both_ratio" in times else ""
-            cells.append("" if times is None else f"{times['both_ms']:,.0f}{ratio}")
+        cells = [_passes(case["contenders"].get(name, {})) for name in names]
         what = f"{kind}, {'packed' if case['packed'] else 'one document'}"
         rows.append([what, f"{case['length']:,}", *cells, f"{case['limit_ms']['both']:,.0f}"])
     yield table(["layer", "tokens", *names, "limit"], rows)
     yield "![Time of attention against length](figures/attention_cpu.png)\n"
     yield source(measured)
+
+
+def _passes(times: dict[str, Any]) -> str:
+    """Milliseconds of each pass, with theirs / ours in brackets where they are another's."""
+    said = []
+    for name in ("forward", "both"):
+        if f"{name}_ms" in times:
+            ratio = f" ({times[f'{name}_ratio']}x)" if f"{name}_ratio" in times else ""
+            said.append(f"{times[f'{name}_ms']:,.0f}{ratio}")
+    return ", ".join(said)
 
 
 def scaling(measured: Result) -> Iterator[str]:
