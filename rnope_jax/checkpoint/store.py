@@ -6,7 +6,9 @@ sealed by an integrity file after that.
 """
 
 import asyncio
+import errno
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -218,10 +220,20 @@ class Checkpoints:
         try:
             action()
         except Exception as error:
+            if jax.process_count() > 1 and not any(os.strerror(number) in str(error) for number in _DISK):
+                # What a process that died had not written is missed by those that live.
+                raise LostProcessError(
+                    f"cannot save to {self.directory}: {first_line(error)}. Another process was lost or has failed; "
+                    "earlier checkpoints are intact"
+                ) from error
             raise UserError(
                 f"cannot save to {self.directory}: {first_line(error)}. Earlier checkpoints are intact; "
                 "make room or mend the disk and run the same command again"
             ) from error
+
+
+#: Errors that only the user can mend.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -189,6 +189,22 @@ def test_failing_to_save_is_told_and_spares_earlier_checkpoints(opened, monkeypa
     assert_same(checkpoints.restore(abstract(state()))[1], state(1))
 
 
+@pytest.mark.parametrize(
+    ("cause", "kind"), [("NOT_FOUND: ocdbt.process_1", LostProcessError), ("No space left on device", UserError)]
+)
+def test_of_several_processes_one_that_is_lost_in_a_save_is_no_mistake_of_the_user(opened, monkeypatch, cause, kind):
+    checkpoints = opened()
+
+    def fail(*args, **kwargs):
+        raise ValueError(f"error in the driver: {cause}")
+
+    monkeypatch.setattr(checkpoints._orbax, "save_checkpointables_async", fail)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(kind, match=f"cannot save to .*{cause}"):
+        checkpoints.save(1, state(1), ABOUT)
+    monkeypatch.undo()
+
+
 def test_a_process_that_is_lost_is_no_mistake_of_the_user(monkeypatch):
     """The launcher starts again after it, as it does not after a mistake."""
 
