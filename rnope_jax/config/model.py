@@ -44,7 +44,8 @@ class ModelConfig(Schema):
     remat: Literal["full", "attention", "none", "offload"] = "full"
     """What the backward pass recomputes: whole layers (full), all of them but attention, whose output and log-sum-exp
     are kept (attention), or nothing (none). Each keeps more memory and computes less than the one before. "offload"
-    recomputes what "attention" does, and keeps that and the layers' inputs in the host's memory (TPU, GPU)."""
+    recomputes what "attention" does, and asks the compiler to keep that and the layers' inputs in the host's memory:
+    experimental, whether a compiler does so has not been seen on a TPU or GPU."""
     mlp_chunk: int | None = None
     """Positions per row, of the part that a device holds, for which the activations of a feed-forward layer exist at
     a time; the backward pass computes them again. None: all positions, as `remat` says."""
