@@ -128,42 +128,48 @@ def ours(
 
     set_environment()
     import jax
+
+    compiled, state, batch = ready(recipe(model, length, settings))
+    held = [state]
+
+    def run(what: str) -> Any:
+        if what == "peak":
+            return peak(jax.devices()[0])
+        began = time.perf_counter()
+        held[0], metrics = jax.block_until_ready(compiled(held[0], batch))
+        return time.perf_counter() - began, float(metrics["loss"])
+
+    return run
+
+
+def ready(config: Config) -> tuple[Any, Any, Any]:
+    """A compiled step on the devices at hand, its first state and a batch of random tokens."""
+    import jax
     import numpy as np
 
-    from rnope_jax.config import MeshConfig
     from rnope_jax.data import Batch
     from rnope_jax.sharding import make_mesh
     from rnope_jax.training import host_memory
     from rnope_jax.training.state import init_state
     from rnope_jax.training.step import make_train_step, to_devices
 
-    config = recipe(model, length, settings)
-    tokens = np.random.default_rng(0).integers(3, model.vocab_size, (1, length + 1), np.int32)
-    place = np.arange(length, dtype=np.int32)[None]
-    rows = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((1, length), np.float32), place, np.ones_like(place))
-    mesh = make_mesh(MeshConfig())
+    rows, length = config.stages[0].batch_size, config.stages[0].sequence_length
+    tokens = np.random.default_rng(0).integers(3, config.model.vocab_size, (rows, length + 1), np.int32)
+    place = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+    given = Batch(tokens[:, :-1], tokens[:, 1:], np.ones((rows, length), np.float32), place, np.ones_like(place))
+    mesh = make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        batch, held = to_devices(rows, mesh), [init_state(config, mesh)]
-        step = make_train_step(config, 0, mesh).lower(held[0], batch).compile()
+        state, batch = init_state(config, mesh), to_devices(given, mesh)
+        compiled = make_train_step(config, 0, mesh).lower(state, batch).compile()
     host_memory.release()
-
-    def run(what: str) -> Any:
-        if what == "peak":
-            return peak(jax.devices()[0])
-        began = time.perf_counter()
-        with jax.set_mesh(mesh):
-            held[0], metrics = step(held[0], batch)
-            loss = float(jax.block_until_ready((held[0], metrics))[1]["loss"])
-        return time.perf_counter() - began, loss
-
-    return run
+    return compiled, state, batch
 
 
-def recipe(model: ModelConfig, length: int, settings: dict[str, Any]) -> Config:
-    """What is trained, one row at a time: a model with other settings."""
+def recipe(model: ModelConfig, length: int, settings: dict[str, Any], rows: int = 1) -> Config:
+    """What is trained: a model with other settings."""
     model = replace(model, **settings)
     schedule = ScheduleConfig(peak=1e-4, warmup_steps=1)
-    stage = StageConfig(name="only", steps=1000, sequence_length=length, batch_size=1, schedule=schedule)
+    stage = StageConfig(name="only", steps=1000, sequence_length=length, batch_size=rows, schedule=schedule)
     return Config(name="train_step", model=model, stages=(stage,), loss=LossConfig(chunk=512))
 
 

@@ -96,9 +96,10 @@ def _grid_over_slices(config: MeshConfig, sizes: list[int], slices: int, devices
     return np.concatenate([_grid((data // slices, *inner), members[index]) for index in sorted(members)])
 
 
-def partition(axes: Axes) -> PartitionSpec:
-    """The partition of an array with these logical axes."""
-    return PartitionSpec(*(RULES.get(axis) if axis else None for axis in axes))
+def partition(axes: Axes, *, but: Sequence[str] | frozenset[str] = ()) -> PartitionSpec:
+    """The partition of an array with these logical axes, over all axes of the mesh `but` some."""
+    split = (tuple(axis for axis in RULES.get(name or "", ()) if axis not in but) for name in axes)
+    return PartitionSpec(*(over or None for over in split))
 
 
 def sharding(mesh: Mesh, axes: Axes) -> NamedSharding:
@@ -114,8 +115,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    split = [[axis for axis in RULES.get(name or "", ()) if axis not in mesh.manual_axes] for name in axes]
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*map(tuple, split)))
+    return jax.lax.with_sharding_constraint(x, partition(axes, but=mesh.manual_axes))
 
 
 def context_parts() -> int:
