@@ -88,7 +88,7 @@ def ours(tokens: int, vocabulary: int, width: int) -> Callable[[str], Any]:
 
     def loss(states: Any, table: Any, targets: Any) -> Any:
         mask = jnp.ones(targets.shape, jnp.float32)
-        return cross_entropy(states, table, targets, mask, logit_factor=1.0, chunk=CHUNK).nll / targets.size
+        return cross_entropy(states, table, targets, mask, logit_factor=1.0, chunk=CHUNK).objective / targets.size
 
     return _jax(loss, tokens, vocabulary, width)
 

@@ -160,7 +160,7 @@ def loss(measured: Result) -> Iterator[str]:
     yield "## The loss\n"
     yield (
         f"Output projection, cross-entropy and both gradients at width {found['width']}, float32: logits of "
-        f"{found['chunk']} positions at a time, recomputed in the backward pass, beside all logits at once.\n"
+        f"{found['chunk']} positions at a time, with their gradients, beside all logits at once.\n"
     )
     rows = [
         [

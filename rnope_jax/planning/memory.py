@@ -90,7 +90,7 @@ def kept_activations(config: Config, stage_index: int, mesh: Mesh) -> int:
 
         def keep(params: model.Params, batch: Batch) -> Any:
             def loss(params: model.Params) -> jax.Array:
-                return batch_loss(model.bind(shape, params), batch, config.loss.chunk).nll
+                return batch_loss(model.bind(shape, params), batch, config.loss).objective
 
             return jax.vjp(loss, params)[1]
 

@@ -56,11 +56,11 @@ def make_train_step(config: Config, stage_index: int, mesh: Mesh) -> TrainStep:
     shape = config.stage_model(stage_index)
     first = config.first_step(stage_index)
     optimizer, schedule = make_optimizer(config), learning_rate(stage)
-    settings, z_loss = config.optimizer, config.loss.z_loss
+    settings = config.optimizer
 
     def objective(params: Params, batch: Batch) -> tuple[jax.Array, LossSums]:
-        sums = batch_loss(model.bind(shape, params), batch, config.loss.chunk)
-        return sums.nll + z_loss * sums.z, sums
+        sums = batch_loss(model.bind(shape, params), batch, config.loss)
+        return sums.objective, sums
 
     def gradients(params: Params, batch: Batch) -> tuple[Params, LossSums]:
         """Gradient of the summed objective, and the sums."""
@@ -73,7 +73,7 @@ def make_train_step(config: Config, stage_index: int, mesh: Mesh) -> TrainStep:
 
         # Micro-batch i takes every accumulation-th row, so that each is spread over all devices.
         parts = jax.tree.map(lambda x: x.reshape(-1, stage.accumulation, *x.shape[1:]).swapaxes(0, 1), batch)
-        zero = jax.tree.map(jnp.zeros_like, (params, LossSums(*[jnp.zeros((), jnp.float32)] * 3)))
+        zero = jax.tree.map(jnp.zeros_like, (params, LossSums(*[jnp.zeros((), jnp.float32)] * len(LossSums._fields))))
         return jax.lax.scan(accumulate, zero, parts)[0]
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
@@ -117,7 +117,7 @@ def make_evaluation_step(config: Config, stage_index: int, mesh: Mesh) -> Evalua
     shape = config.stage_model(stage_index)
 
     def step(params: Params, batch: Batch) -> LossSums:
-        return batch_loss(model.bind(shape, params), batch, config.loss.chunk)
+        return batch_loss(model.bind(shape, params), batch, config.loss)
 
     return jax.jit(
         step,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rnope_jax.config import LossConfig
 from rnope_jax.training.loss import batch_loss, cross_entropy
 from tests.helpers import assert_close, equations
 from tests.training.steps import packed_batch, step_config
@@ -32,9 +33,10 @@ def dense(hidden, table, mask, targets):
 @pytest.mark.parametrize("chunk", [1, 3, 5, S, 100])
 def test_chunks_give_the_dense_loss(chunk):
     hidden, table, mask, targets = inputs()
-    sums = cross_entropy(hidden, table, targets, mask, logit_factor=FACTOR, chunk=chunk)
-    for actual, expected in zip(sums, dense(hidden, table, mask, targets), strict=True):
+    sums = cross_entropy(hidden, table, targets, mask, logit_factor=FACTOR, chunk=chunk, z_loss=0.3)
+    for actual, expected in zip(sums[1:], dense(hidden, table, mask, targets), strict=True):
         assert_close(actual, expected, 1e-5)
+    assert_close(sums.objective, sums.nll + 0.3 * sums.z, 1e-6)
 
 
 @pytest.mark.parametrize("chunk", [3, S])
@@ -42,12 +44,12 @@ def test_chunks_give_the_dense_gradients(chunk):
     hidden, table, mask, targets = inputs()
 
     def chunked(hidden, table):
-        sums = cross_entropy(hidden, table, targets, mask, logit_factor=FACTOR, chunk=chunk)
-        return sums.nll + 0.3 * sums.z
+        sums = cross_entropy(hidden, table, targets, mask, logit_factor=FACTOR, chunk=chunk, z_loss=0.3)
+        return 1.5 * sums.objective
 
     def whole(hidden, table):
         nll, z, _ = dense(hidden, table, mask, targets)
-        return nll + 0.3 * z
+        return 1.5 * (nll + 0.3 * z)
 
     for name, actual, expected in zip(
         ("hidden", "table"), *(jax.grad(f, argnums=(0, 1))(hidden, table) for f in (chunked, whole)), strict=True
@@ -62,7 +64,7 @@ def test_the_full_logits_never_exist():
 
     def largest(chunk):
         def loss(hidden, table):
-            return cross_entropy(hidden, table, targets, mask, logit_factor=1.0, chunk=chunk).nll
+            return cross_entropy(hidden, table, targets, mask, logit_factor=1.0, chunk=chunk).objective
 
         jaxpr = jax.make_jaxpr(jax.value_and_grad(loss, argnums=(0, 1)))(hidden, table)
         return max(out.aval.size for equation, _ in equations(jaxpr) for out in equation.outvars)
@@ -78,7 +80,7 @@ def test_the_gradient_of_the_table_is_summed_in_float32():
     def gradient(chunk):
         def loss(table):
             half = hidden.astype(jnp.bfloat16)
-            return cross_entropy(half, table, targets, mask, logit_factor=FACTOR, chunk=chunk).nll
+            return cross_entropy(half, table, targets, mask, logit_factor=FACTOR, chunk=chunk).objective
 
         return np.asarray(jax.grad(loss)(table))
 
@@ -99,7 +101,7 @@ def test_padding_and_other_documents_weigh_nothing():
         def hidden(self, tokens, positions, segment_ids):
             return self.embedding[tokens]
 
-    sums = batch_loss(Model(), batch, 5)
+    sums = batch_loss(Model(), batch, LossConfig(chunk=5))
     changed = batch._replace(targets=np.where(batch.loss_mask > 0, batch.targets, 7))
     assert sums.weight == batch.loss_mask.sum()
-    assert sums.nll == batch_loss(Model(), changed, 5).nll
+    assert sums.nll == batch_loss(Model(), changed, LossConfig(chunk=5)).nll

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rnope_jax import model
-from rnope_jax.config import SourceConfig, StageConfig
+from rnope_jax.config import LossConfig, SourceConfig, StageConfig
 from rnope_jax.data import Batch, Mixture, TokenStore, training_batches
 from rnope_jax.training.loss import batch_loss
 from rnope_jax.training.optimizer import clip
@@ -50,8 +50,8 @@ def config_of(stage):
 @cache
 def gradient(shape):
     def loss(params, batch):
-        sums = batch_loss(model.bind(shape, params), batch, 512)
-        return sums.nll, sums
+        sums = batch_loss(model.bind(shape, params), batch, LossConfig())
+        return sums.objective, sums
 
     return jax.jit(jax.grad(loss, has_aux=True))
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rnope_jax import model
+from rnope_jax.config import LossConfig
 from rnope_jax.training.loss import batch_loss
 from rnope_jax.training.step import to_devices
 from tests.training.runs import metrics
@@ -42,7 +43,7 @@ def test_the_base_of_a_stage_is_that_of_its_own_model():
         ]
 
         def expected(theta):
-            return float(batch_loss(model.bind(config.model.with_theta(theta), params), batch, 512).nll)
+            return float(batch_loss(model.bind(config.model.with_theta(theta), params), batch, LossConfig()).nll)
 
         np.testing.assert_allclose(losses, [expected(100.0), expected(1e6), expected(1e6)], rtol=1e-6)
     assert abs(losses[0] - losses[1]) > 1e-3
