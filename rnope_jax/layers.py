@@ -12,6 +12,16 @@ from rnope_jax.errors import ConfigError
 from rnope_jax.schema import Problem, Schema
 
 
+def reach(window: int) -> int:
+    """How many tokens before a query a window lets it see.
+
+    The single definition of what a window counts, here and everywhere in the project: the query itself is one of
+    its keys. Masks, backends, caches, counts and what devices send each other ask this function; files of other
+    programs have conventions of their own (`interop/`).
+    """
+    return window - 1
+
+
 @dataclass(frozen=True)
 class LogScaling(Schema):
     """Multiplies the attention logits of a query at position n by log_base(base + n).
@@ -49,16 +59,16 @@ class LayerKind(Schema):
 
     def visible_keys(self, position: int) -> int:
         """How many keys the query at `position` (from 0) sees."""
-        return position + 1 if self.window is None else min(position + 1, self.window)
+        return 1 + (position if self.window is None else min(position, reach(self.window)))
 
     def attention_pairs(self, length: int) -> int:
         """Query-key pairs in one causal document of `length` tokens."""
-        ramp = length if self.window is None else min(length, self.window)
+        ramp = self.visible_keys(length - 1)
         return ramp * (ramp + 1) // 2 + (length - ramp) * ramp
 
     def cache_length(self, context: int) -> int:
         """Slots that a key-value cache needs for contexts up to `context` tokens."""
-        return context if self.window is None else min(context, self.window)
+        return self.visible_keys(context - 1)
 
     def __str__(self) -> str:
         parts = ["full" if self.window is None else f"window {self.window}"]
