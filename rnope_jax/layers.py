@@ -5,7 +5,7 @@ queries and keys are rotated, how many slots a cache needs, how many query-key p
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rnope_jax.errors import ConfigError
@@ -93,10 +93,7 @@ def with_theta(pattern: Pattern, theta: float | None) -> Pattern:
     """The pattern with `theta` in its RoPE layers; NoPE layers stay as they are. None changes nothing."""
     if theta is None:
         return pattern
-    return tuple(
-        kind if kind.rope_theta is None else LayerKind(theta, kind.window, kind.qk_norm, kind.log_scaling)
-        for kind in pattern
-    )
+    return tuple(kind if kind.rope_theta is None else replace(kind, rope_theta=theta) for kind in pattern)
 
 
 def rope(theta: float = 10_000.0) -> Pattern:

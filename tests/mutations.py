@@ -33,8 +33,8 @@ MUTATIONS = {
     "window": Mutation(
         "a window reaches one key too far",
         "rnope_jax/attention/spec.py",
-        "key_index > query_index - window",
-        "key_index >= query_index - window",
+        "key_index >= query_index - reach(window)",
+        "key_index >= query_index - reach(window) - 1",
         "tests/attention/test_reference.py::test_reference_is_softmax_over_the_last_window_keys_of_the_document",
     ),
     "rope": Mutation(

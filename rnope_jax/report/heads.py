@@ -23,14 +23,14 @@ def heads(records: Sequence[Record], found: Mapping[int, dict[str, Any]]) -> Mar
     return join(
         [
             tag("h3", "Heads"),
-            guarded(lambda analyses: _maps(records, analyses), dict(found)),
+            guarded(lambda analyses: _maps(records, analyses), found),
             tag("p", "Heads that attend most to the fact, in the longest text.", class_="soft"),
             _named(records, found),
         ]
     )
 
 
-def _maps(records: Sequence[Record], found: dict[int, dict[str, Any]]) -> Markup:
+def _maps(records: Sequence[Record], found: Mapping[int, dict[str, Any]]) -> Markup:
     """A map for each length and run: layers from left to right, heads from top to bottom."""
     kept = [
         (finding["length"], index, finding)
