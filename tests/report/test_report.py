@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from rnope_jax.checkpoint import integrity
 from rnope_jax.layers import rope
 from rnope_jax.report import page, read
 from tests.end_to_end.commands import rnope_here
@@ -200,6 +201,20 @@ def test_what_cannot_be_read_is_told_and_spoils_nothing_else(tmp_path):
     assert re.search(r"Cannot be read: \S*needle\.json", words)
     assert words.count("not in the form that this version writes") >= 2
     assert "def main(args):" in words
+
+
+def test_checkpoints_are_listed_with_what_is_wrong_with_them(tmp_path):
+    run = record(config("kept", tmp_path / "kept"))
+    for step in (40, 80):
+        files = run / "checkpoints" / str(step) / "state"
+        files.mkdir(parents=True)
+        (files / "array").write_bytes(bytes(2_000_000))
+        integrity.seal(files.parent)
+    (files / "array").write_bytes(bytes(1_000_000))
+    words = visible(page(read([run]), "now"))
+    assert re.search(r"40 \d{4}-\d\d-\d\d \S+ 2\.0 MB short complete", words)
+    assert re.search(r"80 \d{4}-\d\d-\d\d \S+ 1\.0 MB long damaged: state/array has 1,000,000 bytes", words)
+    assert f"rnope checkpoints {run} --verify" in words
 
 
 def test_the_newest_results_are_taken_and_their_age_is_told(tmp_path):
