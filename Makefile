@@ -6,13 +6,18 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint format docs clean
+.PHONY: quickstart test coverage lint format docs clean
 
 quickstart: $(VENV)/run.stamp
 	$(BIN)/python train.py configs/quickstart.py
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+coverage: $(VENV)/dev.stamp
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

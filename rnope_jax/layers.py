@@ -5,11 +5,21 @@ queries and keys are rotated, how many slots a cache needs, how many query-key p
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rnope_jax.errors import ConfigError
 from rnope_jax.schema import Problem, Schema
+
+
+def reach(window: int) -> int:
+    """How many tokens before a query a window lets it see.
+
+    The single definition of what a window counts, here and everywhere in the project: the query itself is one of
+    its keys. Masks, backends, caches, counts and what devices send each other ask this function; files of other
+    programs have conventions of their own (`interop/`).
+    """
+    return window - 1
 
 
 @dataclass(frozen=True)
@@ -49,16 +59,16 @@ class LayerKind(Schema):
 
     def visible_keys(self, position: int) -> int:
         """How many keys the query at `position` (from 0) sees."""
-        return position + 1 if self.window is None else min(position + 1, self.window)
+        return 1 + (position if self.window is None else min(position, reach(self.window)))
 
     def attention_pairs(self, length: int) -> int:
         """Query-key pairs in one causal document of `length` tokens."""
-        ramp = length if self.window is None else min(length, self.window)
+        ramp = self.visible_keys(length - 1)
         return ramp * (ramp + 1) // 2 + (length - ramp) * ramp
 
     def cache_length(self, context: int) -> int:
         """Slots that a key-value cache needs for contexts up to `context` tokens."""
-        return context if self.window is None else min(context, self.window)
+        return self.visible_keys(context - 1)
 
     def __str__(self) -> str:
         parts = ["full" if self.window is None else f"window {self.window}"]
@@ -83,10 +93,7 @@ def with_theta(pattern: Pattern, theta: float | None) -> Pattern:
     """The pattern with `theta` in its RoPE layers; NoPE layers stay as they are. None changes nothing."""
     if theta is None:
         return pattern
-    return tuple(
-        kind if kind.rope_theta is None else LayerKind(theta, kind.window, kind.qk_norm, kind.log_scaling)
-        for kind in pattern
-    )
+    return tuple(kind if kind.rope_theta is None else replace(kind, rope_theta=theta) for kind in pattern)
 
 
 def rope(theta: float = 10_000.0) -> Pattern:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rnope_jax.files import make_directory, publish, work_directory, write_text
+from rnope_jax.files import make_directory, publish, read_range, work_directory, write_text
 
 
 def names(path) -> set[str]:
@@ -145,3 +145,15 @@ def test_text_is_replaced_at_once(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("most", [1, 3, 100])
+def test_a_range_is_read_whole_however_little_the_system_reads_at_once(tmp_path, monkeypatch, most):
+    """Of more than 2 GiB it gives 2 GiB."""
+    content = bytes(range(50))
+    (tmp_path / "file").write_bytes(content)
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, count, offset: pread(handle, min(count, most), offset))
+    with (tmp_path / "file").open("rb") as file:
+        for first, stop in ((0, 50), (7, 31), (40, 90), (50, 60), (9, 9)):
+            assert read_range(file.fileno(), first, stop) == content[first:stop]

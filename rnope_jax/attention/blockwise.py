@@ -18,6 +18,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from rnope_jax.attention.spec import MASKED, SAVED, AttentionSpec, pad_length, visible
+from rnope_jax.layers import reach
 
 #: Rows of queries that a window layer handles at a time. Small, so that little is computed outside
 #: the window, yet enough to fill a matrix unit.
@@ -97,7 +98,7 @@ def attend_chunks(
 def _windowed(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, window: int, scale: float
 ) -> jax.Array:
-    past = window - 1
+    past = reach(window)
     keys, values = (pad_length(x, past, 0) for x in (k, v))
     if segments is None:
         return attend_band(q, keys, values, window, scale, absent=past)
@@ -121,18 +122,18 @@ def attend_band(
 
     Args:
       q: queries [B, S, H, D].
-      k: keys [B, window - 1 + S, K, D]: those before the first query, then its own and the following.
+      k: keys [B, reach(window) + S, K, D]: those before the first query, then its own and the following.
       v: values, likewise.
       window: keys that a query sees, itself included.
       scale: factor on the dot products.
       segments: document of each query [B, S], or None.
-      key_segments: document of each key [B, window - 1 + S], or None.
+      key_segments: document of each key [B, reach(window) + S], or None.
       absent: how many of the first keys are not there.
     """
     length, kv_heads = q.shape[1], k.shape[2]
     block = min(WINDOW_BLOCK, length)
     count = -(-length // block)
-    past, padding = window - 1, count * block - length
+    past, padding = reach(window), count * block - length
     span = past + block
 
     queries = _query_blocks(pad_length(q, 0, padding), kv_heads, block)

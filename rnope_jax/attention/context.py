@@ -22,6 +22,7 @@ import numpy as np
 
 from rnope_jax.attention.spec import AttentionSpec
 from rnope_jax.errors import UserError
+from rnope_jax.layers import reach
 from rnope_jax.sharding import CONTEXT, context_parts, partition
 
 #: Modules that attend from a part of a row, by backend.
@@ -76,7 +77,7 @@ def _windowed(
 ) -> jax.Array:
     """Attention of this device's two chunks, with the keys before each fetched from its neighbours."""
     assert spec.window is not None
-    past = spec.window - 1
+    past = reach(spec.window)
     keys_values = jnp.concatenate([k, v], axis=2)  # one message instead of two
     seen = _with_past(keys_values, past, parts)
     # Zero arrives where there is no neighbour: no document may have that number.

@@ -17,6 +17,7 @@ from rnope_jax.attention.device import is_nvidia, target
 from rnope_jax.attention.shards import per_shard
 from rnope_jax.attention.spec import SAVED, AttentionSpec
 from rnope_jax.errors import UserError
+from rnope_jax.layers import reach
 
 #: Whether XLA computes what cuDNN would be asked for.
 _emulated: ContextVar[bool] = ContextVar("emulated", default=False)
@@ -104,7 +105,7 @@ def _attend_here(q: jax.Array, k: jax.Array, v: jax.Array, _: None, *, spec: Att
         scale=spec.scale,
         is_causal=True,
         # Keys before the query, which is not counted here.
-        local_window_size=None if window is None else (window - 1, 0),
+        local_window_size=None if window is None else (reach(window), 0),
         implementation="xla" if _emulated.get() else "cudnn",
     )
     return checkpoint_name(out, SAVED)

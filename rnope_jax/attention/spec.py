@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from rnope_jax.layers import reach
+
 #: Added to masked logits; finite, so that a row without visible keys gives no NaN.
 MASKED = -1e30
 
@@ -21,21 +23,18 @@ class AttentionSpec:
     scale: float
     """Factor on the dot products."""
     window: int | None = None
-    """Keys that a query sees, itself included; None: the whole prefix."""
+    """Keys that a query sees, as `layers.reach` counts them; None: the whole prefix."""
 
     def window_within(self, length: int) -> int | None:
         """The window in rows of `length` tokens; None where every query sees its whole prefix."""
-        return None if self.window is None or self.window >= length else self.window
+        return None if self.window is None or reach(self.window) >= length - 1 else self.window
 
 
 def visible(query_index: jax.Array, key_index: jax.Array, window: int | None) -> jax.Array:
-    """True where the query at one index sees the key at another: the causal mask and the window.
-
-    The single definition of the window's meaning: `window` keys, the query itself included.
-    """
+    """True where the query at one index sees the key at another: the causal mask and the window."""
     mask = key_index <= query_index
     if window is not None:
-        mask &= key_index > query_index - window
+        mask &= key_index >= query_index - reach(window)
     return mask
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import MaskInfo
 
 from rnope_jax.attention.spec import visible
+from rnope_jax.layers import reach
 
 
 @lru_cache
@@ -37,7 +38,7 @@ def query_table(
       width: steps per row of the grid; None: as many as the longest row needs.
     """
     queries = np.arange(len(starts))[:, None]
-    first = np.zeros_like(queries) if window is None else np.maximum(0, starts[:, None] - window + 1) // block_k
+    first = np.zeros_like(queries) if window is None else np.maximum(0, starts[:, None] - reach(window)) // block_k
     last = np.minimum(starts[:, None] + block_q - 1, length - 1) // block_k
     keys = first + np.arange(width or np.max(last - first) + 1)
     # Rows are as wide as the longest. What is left of a short one already points to the block with
@@ -55,7 +56,7 @@ def key_table(
     first = np.searchsorted(starts + block_q - 1, keys * block_k)
     last = np.full_like(keys, len(starts) - 1)
     if window is not None:
-        last = np.searchsorted(starts, (keys + 1) * block_k + window - 2, side="right") - 1
+        last = np.searchsorted(starts, (keys + 1) * block_k + reach(window) - 1, side="right") - 1
     # Columns end together: what is missing of a short one stands before its first block.
     queries = last - np.arange(width or max(np.max(last - first) + 1, 1))[::-1, None]
     queries = np.where(queries >= first, queries, -1)
@@ -75,7 +76,7 @@ def _table(
     """The table for steps at these blocks; where `visited` is -1 the step is skipped and `otherwise` is loaded."""
     whole = (keys + 1) * block_k - 1 <= starts[queries]
     if window is not None:
-        whole &= keys * block_k > starts[queries] + block_q - 1 - window
+        whole &= keys * block_k >= starts[queries] + block_q - 1 - reach(window)
     states = np.where(visited < 0, 0, np.where(whole, 2, 1))
     return MaskInfo(
         data_next=_small(np.where(visited < 0, otherwise, visited)[None]),

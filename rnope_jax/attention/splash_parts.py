@@ -15,6 +15,7 @@ from rnope_jax.attention.splash import apply, blocks_for, check_platform, is_int
 from rnope_jax.attention.splash_blocks import LANES, Blocks, check_table
 from rnope_jax.attention.splash_masks import key_table, query_table
 from rnope_jax.errors import UserError
+from rnope_jax.layers import reach
 
 
 def attend_band(
@@ -31,7 +32,7 @@ def attend_band(
     check_platform(target()[0])
     blocks = _dividing(blocks_for(q, window), q.shape[1])
     # Whole blocks of keys before the queries; those in front of the window belong to no document.
-    missing = -(window - 1) % blocks.keys
+    missing = -reach(window) % blocks.keys
     k, v = (pad_length(x, missing, 0) for x in (k, v))
     key_segments = pad_length(key_segments, missing, 0, -1)
     kernel = _band_kernel(q.shape[1], k.shape[1], window, blocks, is_interpreted())

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from rnope_jax import __version__, flops
-from rnope_jax.interop.architecture import UNBOUNDED, Target, attention
+from rnope_jax.interop.kinds import UNBOUNDED, attention
 from rnope_jax.interop.source import Source
+from rnope_jax.interop.targets import TARGETS, TargetName
 from rnope_jax.run import Run
 
 
-def model_card(source: Source, target: Target, config: dict[str, Any]) -> str:
+def model_card(source: Source, target: TargetName, config: dict[str, Any]) -> str:
     """The README.md of an export, in Markdown with the header that model hubs read."""
     header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- rnope-swa\n---\n"
     name = source.config.name if source.config else source.path.absolute().name
@@ -36,38 +37,18 @@ def _model(source: Source) -> str:
     )
 
 
-def _reading(source: Source, target: Target, config: dict[str, Any]) -> str:
+def _reading(source: Source, target: TargetName, config: dict[str, Any]) -> str:
     lines = [f"## How to read it\n\nWritten by rnope_jax {__version__} for {target}, weights in {config['dtype']}.\n"]
-    found = attention(source.model)
-    if target == "vllm" and found.window is not None:
-        lines.append(
-            f"`sliding_window` is {config['sliding_window']}: vLLM from 0.29 on lets a query of this architecture see "
-            f"one key more, which makes the {found.window} that the model was trained with. Transformers and llama.cpp "
-            "take the number as it stands and would see one key too few; export for them separately.\n"
-        )
-    elif found.window is not None:
-        lines.append(
-            f"`sliding_window` is {found.window} as transformers and llama.cpp count. vLLM from 0.29 on would see one "
-            f'key more: give it `hf_overrides={{"sliding_window": {found.window - 1}}}`, or export for vllm.\n'
-        )
+    window = attention(source.model).window
+    if window is not None:
+        note, written = TARGETS[target].window_note, config.get("sliding_window")
+        lines.append(note.format(written=written, window=window, less=window - 1))
     if config.get("sliding_window", 0) >= UNBOUNDED - 1:
         lines.append(f"`sliding_window` of {config['sliding_window']} means none: RoPE layers see everything.\n")
     if "sliding_window_pattern" in config and config["sliding_window_pattern"] is None:
         lines.append("The order of the layers is in `layer_types`, which transformers reads from 4.53 on.\n")
-    if target == "llama.cpp":
-        lines.append(
-            "`convert_hf_to_gguf.py` makes a GGUF file of it if it knows the tokenizer; it knows published ones only, "
-            "and `rnope export --gguf` does without it. The tokenizer is written as it came, or the converter would "
-            "not know it. If it puts no start token in front, let llama.cpp do so, for training did: "
-            "`--override-kv tokenizer.ggml.add_bos_token=bool:true`.\n"
-        )
-    elif target != "vllm":
-        lines.append(
-            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            'model = AutoModelForCausalLM.from_pretrained(".")\n'
-            'tokenizer = AutoTokenizer.from_pretrained(".")\n```\n'
-        )
-    return "\n".join(lines)
+    lines.append(TARGETS[target].reading)
+    return "\n".join(line for line in lines if line)
 
 
 def _training(source: Source) -> str:

@@ -12,11 +12,12 @@ import numpy as np
 from rnope_jax.errors import UserError
 from rnope_jax.files import make_directory
 from rnope_jax.interop import safetensors
-from rnope_jax.interop.architecture import Target, architecture
+from rnope_jax.interop.architecture import architecture
 from rnope_jax.interop.card import model_card
 from rnope_jax.interop.directory import CONFIG
 from rnope_jax.interop.names import HUGGING_FACE
 from rnope_jax.interop.source import Source, open_source, planned
+from rnope_jax.interop.targets import TARGETS, TargetName
 from rnope_jax.interop.tokenizer_files import copy_tokenizer, token_ids
 from rnope_jax.interop.verify import verify
 from rnope_jax.weights import DTYPES
@@ -45,7 +46,7 @@ def export(
     run: Path,
     out: Path,
     *,
-    target: Target = "transformers",
+    target: TargetName = "transformers",
     dtype: str | None = None,
     step: int | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -88,8 +89,7 @@ def export(
         files = safetensors.write(aside, tensors, shard_bytes)
         copied = None
         if source.tokenizer:
-            # llama.cpp's converter knows tokenizers by the ids that they give a text, as they were published.
-            copied = token_ids(copy_tokenizer(source.tokenizer, aside, add_bos=target != "llama.cpp"), aside)
+            copied = token_ids(copy_tokenizer(source.tokenizer, aside, add_bos=TARGETS[target].add_bos), aside)
         config = _config(source, keys, copied, kept or tensors[0].dtype)
         _write_json(aside / "generation_config.json", _generation(config))
         (aside / "README.md").write_text(model_card(source, target, config), encoding="utf-8")

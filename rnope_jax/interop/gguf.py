@@ -13,10 +13,11 @@ import numpy as np
 
 from rnope_jax.errors import UserError
 from rnope_jax.files import publish, work_directory
-from rnope_jax.interop.architecture import UNBOUNDED, attention, check_gguf, is_cohere1
 from rnope_jax.interop.exporting import Exported, check_room, export_dtype
+from rnope_jax.interop.kinds import UNBOUNDED, attention, is_cohere1
 from rnope_jax.interop.names import GGUF
 from rnope_jax.interop.source import Source, open_source, planned
+from rnope_jax.interop.targets import check_gguf
 from rnope_jax.interop.tokenizer_files import copy_tokenizer, token_ids
 from rnope_jax.interop.verify import verify_gguf
 from rnope_jax.weights import DTYPES

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from rnope_jax.config import ModelConfig
 from rnope_jax.errors import ConfigError, UserError
-from rnope_jax.interop.architecture import GLOBAL, LOCAL, UNBOUNDED
+from rnope_jax.interop.kinds import GLOBAL, LOCAL, UNBOUNDED
 from rnope_jax.interop.untrusted import quoted
 from rnope_jax.layers import LayerKind, Pattern
 

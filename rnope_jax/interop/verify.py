@@ -15,8 +15,9 @@ import numpy as np
 from rnope_jax import flops
 from rnope_jax.config import ModelConfig
 from rnope_jax.errors import UserError
-from rnope_jax.interop.architecture import Target, attention, is_cohere1
+from rnope_jax.interop.kinds import attention, is_cohere1
 from rnope_jax.interop.source import Source
+from rnope_jax.interop.targets import TARGETS, TargetName
 
 #: Largest difference that is rounding, relative to the largest logit.
 TOLERANCE = 1e-4
@@ -32,7 +33,7 @@ _LIMIT = 4 * 3600
 
 
 def verify(
-    directory: Path, source: Source, dtype: np.dtype | None, target: Target, report: Callable[[str], None]
+    directory: Path, source: Source, dtype: np.dtype | None, target: TargetName, report: Callable[[str], None]
 ) -> float | None:
     """Compares logits past twice the window with transformers; says so where that is not possible.
 
@@ -49,16 +50,16 @@ def verify(
     Raises:
       UserError: if the logits differ, or PyTorch cannot load the export.
     """
-    found = attention(source.model)
+    found, program = attention(source.model), TARGETS[target]
     reason = _missing("torch", "transformers") or _too_large(source.model)
-    if target == "vllm" and found.qk_norm and not is_cohere1(found):
-        reason = "transformers has no such architecture, only vLLM has"
+    if program.norms_hybrids and found.qk_norm and not is_cohere1(found):
+        reason = f"transformers has no such architecture, {target} has"
     if reason:
         report(f"not verified: {reason}")
         return None
-    extra = 1 if target == "vllm" and not is_cohere1(found) else 0
+    extra = 0 if is_cohere1(found) else program.extra_keys
     return _compare(
-        "transformers", directory, source, dtype, TOLERANCE, report, extra_keys=extra, start=target != "llama.cpp"
+        "transformers", directory, source, dtype, TOLERANCE, report, extra_keys=extra, start=program.add_bos
     )
 
 

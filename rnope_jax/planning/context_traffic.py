@@ -45,7 +45,7 @@ def context_traffic(config: Config, stage_index: int, mesh: Mesh, found: Sequenc
     gathers = sum(_average(c, mesh) for c in own if c.source.function != _HALO)
     length = config.stages[stage_index].sequence_length
     kinds = config.stage_model(stage_index).layer_kinds
-    full = sum(kind.window is None or kind.window >= length for kind in kinds)
+    full = sum(kind.visible_keys(length - 1) == length for kind in kinds)
     return ContextTraffic(halos, gathers, gathers * len(kinds) // full if full else 0)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rnope_jax.report.evaluations import guarded
+from rnope_jax.report.heads import heads
 from rnope_jax.report.html import Markup, join, missing, tag
 from rnope_jax.report.plot import Curve, Plot, draw
 from rnope_jax.report.record import Record
@@ -35,6 +36,7 @@ def attention(records: Sequence[Record]) -> Markup:
         sides.append(tag("div", *label, guarded(_masses, model)))
     parts.append(tag("div", *sides, class_="side") if len(sides) > 1 else join(sides))
     parts.append(_by_position(records, found))
+    parts.append(heads(records, found))
     return join(parts)
 
 

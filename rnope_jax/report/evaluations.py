@@ -1,12 +1,14 @@
 """What was measured of a model: loss by position, needles, RULER, and the tasks of lm-evaluation-harness."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rnope_jax.report.html import Markup, heat, join, missing, table, tag
 from rnope_jax.report.plot import Curve, Plot, draw
 from rnope_jax.report.record import Record
 from rnope_jax.report.sections import COLOURS, rnope, run_label
+
+T = TypeVar("T")
 
 
 def evaluations(records: Sequence[Record]) -> Markup:
@@ -40,7 +42,7 @@ def _sides(
     return tag("div", *parts, class_="side") if len(parts) > 1 else join(parts)
 
 
-def guarded(show: Callable[[dict[str, Any]], Markup], found: dict[str, Any]) -> Markup:
+def guarded(show: Callable[[T], Markup], found: T) -> Markup:
     """What a file of results shows; one of another version, or edited by hand, spoils no page."""
     try:
         return show(found)

@@ -1,11 +1,14 @@
 """The reference backend and the masks against a loop written from the definition."""
 
+import typing
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnope_jax.attention import AttentionSpec, attend, choose, default_scale, visible
+from rnope_jax.attention import BACKENDS, AttentionSpec, attend, choose, default_scale, visible
 from rnope_jax.attention.reference import attend_positions
+from rnope_jax.config import ModelConfig
 from rnope_jax.errors import UserError
 from tests.helpers import assert_close, pack
 
@@ -86,6 +89,11 @@ def test_an_unknown_backend_is_refused_by_name(window):
     q, k, v = draw(1, 4, 2, 1, 4)
     with pytest.raises(UserError, match=r"'flash'.*choose auto, reference, blockwise"):
         attend(q, k, v, AttentionSpec(scale=1.0, window=window), backend="flash")
+
+
+def test_a_configuration_can_name_every_backend():
+    named = typing.get_args(typing.get_type_hints(ModelConfig)["attention"])
+    assert set(named) == {"auto", *BACKENDS}
 
 
 @pytest.mark.parametrize("window", [None, 4])

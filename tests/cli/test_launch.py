@@ -8,6 +8,7 @@ import time
 import pytest
 
 from rnope_jax.cli.launch import launch
+from rnope_jax.errors import UserError
 from tests.end_to_end.commands import finish, signal_when, start
 
 #: Says that it is there, waits until all are, and ends as it is told or when it is asked to.
@@ -116,3 +117,18 @@ def test_a_process_that_does_not_stop_is_killed_when_patience_is_over(tmp_path):
     ended = finish(process, timeout=30)
     assert ended.code == 1
     assert "not ended 0.5 s after the stop (--patience); killed" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((__file__,), {"processes": 0}, "processes = 0: must be at least 1"),
+        ((__file__,), {"restarts": -1}, "restarts = -1: must be 0 or more"),
+        ((__file__,), {"patience": float("nan")}, "patience = nan: must be a number of seconds"),
+        ((), {}, "give the program to run"),
+        (("nowhere.py",), {}, "give the program to run"),
+    ],
+)
+def test_mistakes_start_nothing(arguments, options, message):
+    with pytest.raises(UserError, match=message):
+        launch(arguments, **{"processes": 1, **options})

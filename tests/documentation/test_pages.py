@@ -70,6 +70,25 @@ def test_programs_that_pages_name_exist():
             assert found or not places or (folder, rest) == ("configs", "mine.py"), f"{page.name}: {folder}/{rest}"
 
 
+def rows(text, heading):
+    """The cells of the first table after a heading, without its head."""
+    table = re.search(r"(?:^\|.*\n)+", text[text.index(heading) :], re.MULTILINE)[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_what_the_comparison_says_is_here_is_shown_by_tests():
+    here = {
+        row[0] for row in rows((ROOT / "README.md").read_text(), "## Beside") if row[1] not in ("-", "one", "not yet")
+    }
+    shown = {row[0]: row[2] for row in rows((ROOT / "docs" / "comparison.md").read_text(), "# Beside")}
+    assert here == set(shown)
+    written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for entry, tests in shown.items():
+        names = re.findall(r"`(test_\w+)`", tests)
+        assert names, entry
+        assert all(f"def {name}(" in written for name in names), entry
+
+
 def test_the_walks_name_every_step_once_and_in_order():
     """The walk of a batch and that of a parameter lead from file to file, none of which comes twice."""
     text = (ROOT / "docs" / "architecture.md").read_text()

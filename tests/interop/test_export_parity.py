@@ -6,6 +6,8 @@ import re
 import signal
 import subprocess
 import sys
+import types
+import typing
 from pathlib import Path
 
 import jax
@@ -15,10 +17,12 @@ import pytest
 from tokenizers import processors
 
 from rnope_jax import flops, inference, interop
+from rnope_jax.cli import exchange
 from rnope_jax.config import ModelConfig
 from rnope_jax.errors import UserError
-from rnope_jax.interop import architecture, compare, exporting, safetensors, source, verify
-from rnope_jax.interop.architecture import UNBOUNDED
+from rnope_jax.interop import architecture, compare, exporting, kinds, safetensors, source, verify
+from rnope_jax.interop.kinds import UNBOUNDED
+from rnope_jax.interop.targets import TARGETS, TargetName, check_gguf
 from rnope_jax.layers import LayerKind, LogScaling, nope, qk_norm, rnope, rnope_swa, rope
 from rnope_jax.model import bind
 from rnope_jax.run import Run
@@ -282,7 +286,7 @@ def test_an_export_for_vllm_may_hold_what_only_vllm_computes(tmp_path):
     stored = safetensors.read_header(tmp_path / "out", "model.safetensors")
     assert stored["model.layers.3.self_attn.k_norm.weight"].shape == (2, 8)
     assert made.error is None
-    assert "not verified: transformers has no such architecture, only vLLM has" in said
+    assert "not verified: transformers has no such architecture, vllm has" in said
 
 
 LOG = LayerKind(10_000.0, None, log_scaling=LogScaling(512.0))
@@ -331,12 +335,29 @@ REFUSED = {
 def refusal(config: ModelConfig, program: str) -> str | None:
     try:
         if program == "gguf":
-            architecture.check_gguf(config, architecture.attention(config))
+            check_gguf(config, kinds.attention(config))
         else:
             architecture.architecture(config, program)
     except UserError as error:
         return str(error)
     return None
+
+
+def test_a_property_of_layers_that_no_file_has_a_word_for_is_refused():
+    """A field that `LayerKind` gets some day is not left out in silence."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Capped(LayerKind):
+        cap: float = 30.0
+
+    model = types.SimpleNamespace(layer_kinds=(Capped(1e4, 8), *nope()))
+    with pytest.raises(UserError, match="cannot export layers of the kind window 8"):
+        kinds.attention(model)
+
+
+def test_the_command_offers_every_target():
+    offered = typing.get_type_hints(exchange.export)["target"]
+    assert set(typing.get_args(offered)) == set(TARGETS) == set(typing.get_args(TargetName))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -16,8 +16,8 @@ from rnope_jax import interop  # noqa: E402
 from rnope_jax.config import ModelConfig  # noqa: E402
 from rnope_jax.errors import UserError  # noqa: E402
 from rnope_jax.interop import verify  # noqa: E402
-from rnope_jax.interop.architecture import UNBOUNDED  # noqa: E402
 from rnope_jax.interop.gguf import _WORDS  # noqa: E402
+from rnope_jax.interop.kinds import UNBOUNDED  # noqa: E402
 from rnope_jax.layers import nope, qk_norm, rnope, rnope_swa, rope  # noqa: E402
 from rnope_jax.run import Run  # noqa: E402
 from tests.helpers import random_params  # noqa: E402

@@ -14,8 +14,11 @@ from rnope_jax.model.block import Block, Rows
 from rnope_jax.model.rope import rotation
 
 
-def rows_of(config: ModelConfig, positions: jax.Array, segment_ids: jax.Array | None = None) -> Rows:
-    thetas = {kind.rope_theta for kind in config.pattern if kind.rope_theta is not None}
+def rows_of(
+    config: ModelConfig, positions: jax.Array, segment_ids: jax.Array | None = None, thetas: tuple[float, ...] = ()
+) -> Rows:
+    """What layers know of these tokens; also rotations for `thetas`, which layers of other kinds would use."""
+    thetas = {*thetas, *(kind.rope_theta for kind in config.pattern if kind.rope_theta is not None)}
     return Rows(positions, segment_ids, {theta: rotation(positions, theta, config.head_dim) for theta in thetas})
 
 

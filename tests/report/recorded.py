@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from rnope_jax.config import Config, ScheduleConfig, StageConfig
-from rnope_jax.evaluation.analysis.measure import bin_edges
+from rnope_jax.evaluation.analysis.measure import Measured, bin_edges
+from rnope_jax.evaluation.analysis.probe import CONTEXT, NEEDLE
+from rnope_jax.evaluation.analysis.results import Analysis, summarize, to_dict
 from rnope_jax.layers import Pattern, rnope_swa
 from rnope_jax.run import Run
 from tests.helpers import tiny_model
@@ -32,8 +34,11 @@ def config(name: str, run_dir: Path, pattern: Pattern | None = None, **changes: 
     return Config(**{**defaults, **changes})
 
 
-def record(made: Config, *, parts: bool = True, seed: int = 0) -> Path:
-    """Writes a run; with `parts` everything that can be on a page, without only its configuration."""
+def record(made: Config, *, parts: bool = True, per_head: bool = True, seed: int = 0) -> Path:
+    """Writes a run; with `parts` everything that can be on a page, without only its configuration.
+
+    With `per_head`, attention was kept of every head.
+    """
     run = Run(made.directory)
     run.path.mkdir(parents=True)
     run.record(made)
@@ -48,7 +53,7 @@ def record(made: Config, *, parts: bool = True, seed: int = 0) -> Path:
     about = {"model": {"path": str(run.path), "step": 100, "training_context": 512, "dtype": "float32"}}
     for name, found in _results(rng, seed).items():
         (results / f"{name}.json").write_text(json.dumps(about | found))
-    (results / "attention.json").write_text(json.dumps(_attention(rng, made)))
+    (results / "attention.json").write_text(json.dumps(_attention(rng, made, per_head)))
     return run.path
 
 
@@ -127,30 +132,30 @@ def _results(rng: np.random.Generator, seed: int) -> dict[str, Any]:
     }
 
 
-def _attention(rng: np.random.Generator, made: Config) -> dict[str, Any]:
+def _attention(rng: np.random.Generator, made: Config, per_head: bool) -> dict[str, Any]:
+    kinds = made.model.layer_kinds
+    shape = (len(kinds), made.model.num_heads)
     findings = []
     for length in LENGTHS:
-        edges = bin_edges(length).tolist()
-        groups = {}
-        for name in ("all", "nope", "rope") if len(made.model.pattern) > 1 else ("all", "rope"):
-            mass = rng.dirichlet((2, 1, 6, 2))
-            middle = np.linspace(-1, 1, len(edges) - 1)
-            curve = (1e-3 + 0.02 * np.exp(-((middle * 9) ** 2)) * (name == "nope")) * rng.uniform(0.8, 1.2, middle.size)
-            groups[name] = {
-                "layers": 2,
-                "mass": dict(zip(("begin", "needle", "context", "qc"), mass.tolist(), strict=True)),
-                "entropy_bits": 6.5,
-                "relative_entropy": 0.7,
-                "curve": curve.tolist(),
-            }
-        findings.append(
-            {"length": length, "depth": 0.5, "edges": edges, "groups": groups, "even": 0.05}
-            | {"retrieval_heads": [], "heads": None}
+        mass = rng.dirichlet((2, 1, 6, 2), shape)
+        middle = np.linspace(-1, 1, len(bin_edges(length)) - 1)
+        found = np.array([kind.rope_theta is None for kind in kinds])[:, None]
+        curve = (1e-3 + 0.02 * np.exp(-((middle * 9) ** 2)) * found) * rng.uniform(0.8, 1.2, (len(kinds), middle.size))
+        for layer, kind in enumerate(kinds):
+            if kind.window is not None:  # out of reach: other text has it all
+                mass[layer, :, CONTEXT] += mass[layer, :, NEEDLE]
+                mass[layer, :, NEEDLE] = 0
+        measured = Measured(
+            length=length,
+            depth=0.5,
+            kinds=kinds,
+            mass=mass,
+            entropy=np.full(shape, 6.5),
+            relative_entropy=np.full(shape, 0.7),
+            curve=curve,
+            even=0.05,
         )
-    model = {"model": Path(made.directory).name, "step": 100, "pattern": [str(k) for k in made.model.layer_kinds]}
-    other = {**model, "model": "another"}
-    return {
-        "what": "attention",
-        "settings": {},
-        "models": [other, {**model, "trained_context": 512, "findings": findings}],
-    }
+        findings.append(summarize(measured, per_head=per_head))
+    name = Path(made.directory).name
+    analysis = Analysis(name, 100, tuple(map(str, kinds)), trained_context=512, findings=tuple(findings))
+    return to_dict([replace(analysis, model="another"), analysis], settings={})

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from rnope_jax.checkpoint import integrity
 from rnope_jax.layers import rope
 from rnope_jax.report import page, read
 from tests.end_to_end.commands import rnope_here
@@ -53,7 +54,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("reports")
     return {
         "hybrid": record(config("hybrid", root / "hybrid")),
-        "rope": record(config("rope", root / "rope", rope()), seed=1),
+        "rope": record(config("rope", root / "rope", rope()), seed=1, per_head=False),
         "fresh": record(config("fresh", root / "fresh"), parts=False),
     }
 
@@ -86,7 +87,9 @@ def test_it_shows_what_the_run_has_recorded(one):
         "question and answer",
     ):
         assert shown in words, shown
-    assert one.count('class="canvas"') == 8 + 1 + 3  # training, loss by position, attention at three lengths
+    assert (
+        one.count('class="canvas"') == 8 + 1 + 3 + 3
+    )  # training, loss by position, attention and heads at three lengths
     assert "Not measured" not in words
 
 
@@ -104,6 +107,34 @@ def test_curves_end_at_the_values_of_the_metrics(one, runs):
     paths = re.findall(r'<path d="([^"]*)" class="line c0"', one)
     assert paths[2].count("M") == 2
     assert paths[3].count("M") == 1
+
+
+def test_the_map_of_heads_shows_what_was_measured_of_each(one, runs):
+    kept = json.loads((runs["hybrid"] / "evaluations/step-100/attention.json").read_text())
+    (own,) = (model for model in kept["models"] if model["model"] == "hybrid")
+    maps = re.findall(r'<figure class="plot heads">.*?</figure>', one)
+    most = max(needle for found in own["findings"] for layer in found["heads"]["mass"] for _, needle, _, _ in layer)
+    for drawn, found in zip(maps, own["findings"], strict=True):
+        cells = re.findall(r'<rect x="(\d+)" y="(\d+)" width="1" height="1" fill-opacity="([\d.]+)">', drawn)
+        shown = {(int(layer), int(head)): float(opacity) for layer, head, opacity in cells}
+        assert len(shown) == len(cells) == 8 * 4
+        for layer, heads in enumerate(found["heads"]["mass"]):
+            for head, (_, needle, _, _) in enumerate(heads):
+                assert shown[layer, head] == pytest.approx(needle / most, abs=6e-4)
+                assert f"layer {layer}, head {head}: {needle:.2%}" in drawn
+        framed = re.findall(r'<rect x="(\d+)" y="(\d+)" width="1" height="1" class="frame">', drawn)
+        assert {(int(x), int(y)) for x, y in framed} == {(h["layer"], h["head"]) for h in found["retrieval_heads"]}
+    first = own["findings"][-1]["retrieval_heads"][0]
+    words = visible(one)
+    assert f"{first['layer']} {first['head']} full + NoPE {first['needle']:.1%} {first['needle'] / 0.05:.1f}" in words
+    assert f"{most:.1%} of a head's attention" in words
+
+
+def test_where_heads_were_not_kept_the_first_of_them_are_named(runs):
+    words = visible(page(read([runs["rope"]]), "now"))
+    assert f"Do it with rnope analyze {runs['rope']} --per-head" in words
+    assert "times its share" in words
+    assert "of a head's attention" not in words
 
 
 def test_of_what_is_missing_it_tells_the_command(runs):
@@ -170,6 +201,20 @@ def test_what_cannot_be_read_is_told_and_spoils_nothing_else(tmp_path):
     assert re.search(r"Cannot be read: \S*needle\.json", words)
     assert words.count("not in the form that this version writes") >= 2
     assert "def main(args):" in words
+
+
+def test_checkpoints_are_listed_with_what_is_wrong_with_them(tmp_path):
+    run = record(config("kept", tmp_path / "kept"))
+    for step in (40, 80):
+        files = run / "checkpoints" / str(step) / "state"
+        files.mkdir(parents=True)
+        (files / "array").write_bytes(bytes(2_000_000))
+        integrity.seal(files.parent)
+    (files / "array").write_bytes(bytes(1_000_000))
+    words = visible(page(read([run]), "now"))
+    assert re.search(r"40 \d{4}-\d\d-\d\d \S+ 2\.0 MB short complete", words)
+    assert re.search(r"80 \d{4}-\d\d-\d\d \S+ 1\.0 MB long damaged: state/array has 1,000,000 bytes", words)
+    assert f"rnope checkpoints {run} --verify" in words
 
 
 def test_the_newest_results_are_taken_and_their_age_is_told(tmp_path):
