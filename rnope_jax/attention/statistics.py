@@ -93,8 +93,8 @@ def statistics(
         entropy -= (share * log_share).sum(-1)
         mean = (share * weights[..., None]).sum(3).reshape(shape[0], -1, size)  # [B, H, keys]
         group = jnp.take_along_axis(groups, jnp.clip(at, 0, groups.shape[1] - 1), axis=1)
-        # Nothing is one-hot in a group below none. A product adds up many small weights more exactly than one by one.
-        one_hot = jax.nn.one_hot(jnp.where(at < 0, -1, group), num_groups, dtype=mean.dtype)
+        # A product adds up many small weights more exactly than one by one. What is in no group is zero everywhere.
+        one_hot = jax.nn.one_hot(group, num_groups, dtype=mean.dtype)
         added = jnp.einsum("bht,btg->hg", mean, one_hot, precision=jax.lax.Precision.HIGHEST)
         return mass + added, entropy
 
