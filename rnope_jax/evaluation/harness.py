@@ -262,7 +262,7 @@ def evaluate(
             )
         except (OSError, ImportError) as error:  # of the network, among others
             raise UserError(f"--lm-eval {' '.join(tasks)}: {type(error).__name__}: {error}") from error
-        except (ValueError, LookupError) as error:
+        except (ValueError, LookupError, ZeroDivisionError) as error:
             if (message := _explained(error)) is None:
                 raise
             raise UserError(f"--lm-eval {' '.join(tasks)}: {message}") from error
@@ -287,6 +287,8 @@ def _explained(error: Exception) -> str | None:
         return "runs code that the model has written; --confirm-run-unsafe-code allows it"
     if "max_seq_length" in said:  # no sample of `ruler` is so short
         return f"{said} (--lengths)"
+    if isinstance(error, ZeroDivisionError):  # by the number of words of a list that was cut down to none
+        return "a sample without an answer; its length may be too short (--lengths)"
     if "punkt" in said:  # of nltk, which splits essays into sentences
         return f"{said.strip()} (NLTK_DATA)"
     return None

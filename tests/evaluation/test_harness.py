@@ -155,6 +155,7 @@ def test_errors_that_a_user_can_mend_are_said_as_such(run, tasks, only_ours, mon
         (ValueError("no sample at max_seq_length=64"), r"max_seq_length=64 \(--lengths\)"),
         (LookupError("Resource punkt_tab not found"), r"not found \(NLTK_DATA\)"),
         (ConnectionError("no network"), "ConnectionError: no network"),
+        (ZeroDivisionError("division by zero"), r"too short \(--lengths\)"),
     ):
         fails_with(error)
         with pytest.raises(UserError, match=f"^--lm-eval prose: .*{message}"):
