@@ -93,9 +93,10 @@ def statistics(
         entropy -= (share * log_share).sum(-1)
         mean = (share * weights[..., None]).sum(3).reshape(shape[0], -1, size)  # [B, H, keys]
         group = jnp.take_along_axis(groups, jnp.clip(at, 0, groups.shape[1] - 1), axis=1)
-        # A group beyond the last is not counted.
-        group = jnp.where((group < 0) | (at < 0), num_groups, group)
-        return mass.at[:, group.reshape(-1)].add(mean.swapaxes(0, 1).reshape(mass.shape[0], -1), mode="drop"), entropy
+        # A product adds up many small weights more exactly than one by one. What is in no group is zero everywhere.
+        one_hot = jax.nn.one_hot(group, num_groups, dtype=mean.dtype)
+        added = jnp.einsum("bht,btg->hg", mean, one_hot, precision=jax.lax.Precision.HIGHEST)
+        return mass + added, entropy
 
     mass, entropy = over_blocks(add_up, (jnp.zeros((q.shape[2], num_groups), jnp.float32), zero))
     bits = entropy / jnp.log(2.0)

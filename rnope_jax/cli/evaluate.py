@@ -53,11 +53,13 @@ def evaluate(
     settings.check()
     if lm_eval:
         try:
-            from rnope_jax.evaluation import harness
+            from rnope_jax.evaluation import harness, harness_lengths
         except ModuleNotFoundError as error:
             raise UserError(f"--lm-eval: {error.name} is not installed; pip install 'rnope-jax[eval]'") from error
         manager = harness.task_manager(run, lm_eval, include_path, settings.lengths)
     model = load(run, dtype, trust_checkpoint=trust_checkpoint)
+    if lm_eval:
+        harness_lengths.check_lengths(model.tokenizer, manager.match_tasks(list(lm_eval)), settings.lengths)
     written = suite.evaluate(model, run, settings, out=out)
     if lm_eval:
         harness.evaluate(

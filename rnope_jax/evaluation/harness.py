@@ -262,10 +262,9 @@ def evaluate(
             )
         except (OSError, ImportError) as error:  # of the network, among others
             raise UserError(f"--lm-eval {' '.join(tasks)}: {type(error).__name__}: {error}") from error
-        except ValueError as error:
-            if not any(name in str(error) for name in ("confirm_run_unsafe_code", "HF_ALLOW_CODE_EVAL")):
+        except (ValueError, LookupError, ZeroDivisionError) as error:
+            if (message := _explained(error)) is None:
                 raise
-            message = "runs code that the model has written; --confirm-run-unsafe-code allows it"
             raise UserError(f"--lm-eval {' '.join(tasks)}: {message}") from error
         finally:
             if (database := wrapped.cache_hook.dbdict) is not None:
@@ -279,6 +278,20 @@ def evaluate(
     if found.get("groups"):
         print(make_table(found, "groups"))
     return found
+
+
+def _explained(error: Exception) -> str | None:
+    """What a user is told of an error of the harness; None where it is not the user's."""
+    said = str(error)
+    if "confirm_run_unsafe_code" in said or "HF_ALLOW_CODE_EVAL" in said:
+        return "runs code that the model has written; --confirm-run-unsafe-code allows it"
+    if "max_seq_length" in said:  # no sample of `ruler` is so short
+        return f"{said} (--lengths)"
+    if isinstance(error, ZeroDivisionError):  # by the number of words of a list that was cut down to none
+        return "a sample without an answer; its length may be too short (--lengths)"
+    if "punkt" in said:  # of nltk, which splits essays into sentences
+        return f"{said.strip()} (NLTK_DATA)"
+    return None
 
 
 def _plain(found: Any) -> Any:

@@ -75,6 +75,22 @@ def test_masses_of_groups_that_hold_every_key_sum_to_one(monkeypatch):
     assert_close(found(arguments).mass.sum(-1), np.ones(HEADS), 1e-6)
 
 
+def test_many_small_weights_sum_to_one():
+    keys = 100_003  # of one group: added one by one, they would lose a thousandth
+    result = statistics.statistics(
+        jnp.zeros((1, 1, 1, 2)),
+        jnp.zeros((1, 1, keys, 2)),
+        AttentionSpec(scale=1.0),
+        q_positions=jnp.full((1, 1), keys),
+        k_positions=jnp.arange(keys)[None],
+        query_weights=jnp.ones((1, 1)),
+        groups=jnp.zeros((1, keys), jnp.int32),
+        num_groups=1,
+    )
+    assert_close(result.mass, np.ones((1, 1)), 2e-6)
+    assert_close(result.entropy, np.log2([keys]), 5e-6)
+
+
 def test_even_attention_has_all_of_the_entropy_that_there_can_be():
     arguments = inputs(25, 2, 8)
     arguments["q"] = np.zeros_like(arguments["q"])

@@ -141,6 +141,30 @@ def test_code_of_the_model_is_run_only_where_that_is_allowed(run, tasks, only_ou
     monkeypatch.delenv("HF_ALLOW_CODE_EVAL")
 
 
+def test_errors_that_a_user_can_mend_are_said_as_such(run, tasks, only_ours, monkeypatch, tmp_path):
+    manager = harness.task_manager(run.path, ["prose"], tasks)
+    go = functools.partial(harness.evaluate, load(run.path), ["prose"], manager, out=tmp_path)
+
+    def fails_with(error):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr(harness, "simple_evaluate", fail)
+
+    for error, message in (
+        (ValueError("no sample at max_seq_length=64"), r"max_seq_length=64 \(--lengths\)"),
+        (LookupError("Resource punkt_tab not found"), r"not found \(NLTK_DATA\)"),
+        (ConnectionError("no network"), "ConnectionError: no network"),
+        (ZeroDivisionError("division by zero"), r"too short \(--lengths\)"),
+    ):
+        fails_with(error)
+        with pytest.raises(UserError, match=f"^--lm-eval prose: .*{message}"):
+            go()
+    fails_with(KeyError("a mistake of ours"))
+    with pytest.raises(KeyError):
+        go()
+
+
 def test_tasks_and_rows_that_cannot_be_are_refused(run, tasks, only_ours):
     with pytest.raises(UserError, match="--lm-eval nothing: lm-eval knows no such task, group or tag"):
         harness.task_manager(run.path, ["prose", "nothing"], tasks)

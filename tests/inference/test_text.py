@@ -2,6 +2,7 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -35,6 +36,12 @@ def test_an_earlier_checkpoint_has_the_model_of_its_own_stage(unbroken, tmp_path
     shutil.move(tmp_path / "9", copy / "checkpoints" / "6")  # as if it had been made in the first stage
     # Its integrity file knows better; this test does not want to.
     assert load(copy, trust_checkpoint=True).config.layer_kinds[0].rope_theta == 100.0
+
+
+def test_of_several_devices_the_first_is_used(text_model):
+    assert jax.local_device_count() > 1
+    used = {device for value in text_model.params.values() for device in value.sharding.device_set}
+    assert used == {jax.local_devices()[0]}
 
 
 def test_streaming_and_completing_give_the_same_text(text_model):

@@ -69,7 +69,7 @@ def draft_common(drawing: Drawing, variant: Common) -> Draft:
         shown = chosen[: variant.common]
         listed = _numbered(rng, shown * repeats[0] + chosen[variant.common :] * repeats[1])
         example = _common(listed, variant.common) + COMMON_PREFIX.format(num_cw=variant.common)
-        example += f" {_answer(shown)}\n"
+        example += f"{_answer(shown)}\n"
     common = list(islice(pool, variant.common))
     rest = list(islice(pool, max(32, drawing.length // 3)))  # an entry takes three tokens at least
     text = _WordList(example, common, rest, often, seldom, rng.random())

@@ -181,6 +181,8 @@ def _hotpotqa(data: Any) -> Given:
         for title, place in entry["supporting_facts"]:
             if title in sentences and place < len(sentences[title]):
                 facts.setdefault(title, []).append(sentences[title][place])
+        if not facts:
+            continue  # nothing in the file answers it
         needed = tuple(shown[title] for title in facts)
         brief = tuple(f"{title}\n{''.join(text).strip()}" for title, text in facts.items())
         asked.append(Question(len(asked), entry["question"], (entry["answer"],), tuple(shown.values()), needed, brief))

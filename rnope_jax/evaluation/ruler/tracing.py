@@ -13,8 +13,9 @@ TEMPLATE = (
     "Memorize and track the chain(s) of variable assignment hidden in the following text.\n\n{context}\nQuestion: Find "
     "all variables that are assigned the value {query} in the text above."
 )
+#: With NVIDIA's spelling.
 ANSWER_PREFIX = (
-    " Answer: According to the chain(s) of variable assignment in the text above, {num_v} variables are assigned the "
+    " Answer: According to the chain(s) of variable assignment in the text above, {num_v} variables are assgined the "
     "value {query}, they are: "
 )
 
@@ -88,10 +89,11 @@ class _Chain:
         self._chain += [f"VAR {name} = VAR {before} " for before, name in pairwise(names)]
 
     def build(self, units: int, letters: int) -> str:
-        lines = insert([NOISE] * units, self._chain, self._places)
+        # Lines end after noise only; an assignment stands before the noise that follows it.
+        parts = insert([f"{NOISE}\n"] * units, self._chain, self._places)
         if letters:
-            lines.append(self.filler(units)[:letters])
-        return self._example + TEMPLATE.format(context="\n".join(lines), query=self._value)
+            parts.append(self.filler(units)[:letters])
+        return self._example + TEMPLATE.format(context=" ".join(parts), query=self._value)
 
     def filler(self, units: int) -> str:
         return NOISE

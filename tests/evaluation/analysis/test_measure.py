@@ -13,7 +13,7 @@ from rnope_jax.inference import arrange
 from rnope_jax.layers import LayerKind, LogScaling
 from tests.evaluation.analysis.texts import haystack
 from tests.helpers import assert_close, random_params, tiny_model
-from tests.interop.models import VOCAB
+from tests.interop.models import VOCAB, small_tokenizer
 from tests.model import definition
 
 LENGTH = 290
@@ -57,6 +57,11 @@ def test_mass_equals_the_dense_computation(case):
     assert_close(measured.mass, averaged(case, mass), 1e-5, floor=1.0)
     assert_close(measured.mass.sum(-1), np.ones((5, 4)), 1e-6)
     assert measured.mass[0, :, 1].max() == 0  # the fact is out of this window's reach
+
+
+def test_an_even_share_is_that_of_the_tokens_of_the_fact(case):
+    needles = [len(small_tokenizer().encode(f"{probe.fact.sentence}\n")) for probe in case[2]]
+    assert case[3].even == pytest.approx(np.mean(needles) / LENGTH)
 
 
 def test_entropy_equals_the_dense_computation(case):

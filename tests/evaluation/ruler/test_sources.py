@@ -113,6 +113,19 @@ def test_files_of_something_else_are_refused(tmp_path, text):
             material(**{name: path})
 
 
+def test_questions_without_what_answers_them_are_left_out(tmp_path):
+    entries = hotpotqa(3)
+    entries[0]["context"] = []
+    entries[1]["supporting_facts"] = [["Elsewhere", 0], ["Keeper 1", 7]]
+    path = tmp_path / "hotpotqa.json"
+    path.write_text(json.dumps(entries))
+    made = Generator(TASKS["qa_2"], 1024, english(), material(hotpotqa=path))
+    assert {sample.outputs for sample in made.samples(4)} == {("colour-2",)}
+    path.write_text(json.dumps(entries[:2]))
+    with pytest.raises(UserError, match="holds no question that can be answered"):
+        material(hotpotqa=path)
+
+
 def test_files_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"absent\.json: cannot be read: No such file"):
         material(squad=tmp_path / "absent.json")

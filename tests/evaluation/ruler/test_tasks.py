@@ -1,13 +1,15 @@
 """RULER's tasks: they can be solved from their prompts, are as long as asked for, and always the same."""
 
+import importlib.util
 import random
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from rnope_jax.errors import UserError
-from rnope_jax.evaluation.ruler import TASKS, Generator, material, niah, words, world
+from rnope_jax.evaluation.ruler import TASKS, Generator, lists, material, niah, questions, tracing, words, world
 from rnope_jax.evaluation.ruler.samples import NOISE
 from tests.evaluation.reading import documents, english, needles, solve
 from tests.interop.models import small_tokenizer
@@ -139,6 +141,17 @@ def test_words_are_repeated_as_defined():
         assert len(counts) == 10 + sample.others["uncommon_words"]
 
 
+def test_prompts_are_worded_as_those_of_the_harness():
+    directory = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks" / "ruler"
+    source = "".join(file.read_text() for file in sorted(directory.glob("*_utils.py")))
+    ten = {"context": "{context}", "num_cw": 10}
+    wanted = [niah.TEMPLATE, tracing.TEMPLATE, tracing.ANSWER_PREFIX, lists.COMMON_TEMPLATE.format(**ten)]
+    wanted += [lists.COMMON_PREFIX.format(**ten), lists.FREQUENT_TEMPLATE, lists.FREQUENT_PREFIX, questions.TEMPLATE]
+    for text in wanted:
+        assert text.replace("\n", "\\n") in source
+    assert niah.ANSWER_PREFIX.strip() in (directory / "prepare_niah.py").read_text()
+
+
 def test_coded_words_follow_the_zeta_law():
     sample = generator("fwe", 8192).sample(0)
     text = re.search(r"appeared coded words\. (.*)\nQuestion", sample.prompt)[1].split()
@@ -157,7 +170,8 @@ def test_a_chain_has_four_hops_after_an_example_with_other_names():
     assert example.count("VAR ") == text.count("VAR ") == 9
     assert not set(re.findall(r"VAR (\w+)", example)) & set(sample.outputs)
     assert sample.answer_prefix.startswith(" Answer: According to the chain(s)")
-    assert "5 variables are assigned the value" in sample.answer_prefix
+    assert "5 variables are assgined the value" in sample.answer_prefix
+    assert re.search(r" again\.\n VAR \w+ = VAR \w+  The grass", text)  # lines end after noise only, as NVIDIA's
 
 
 @pytest.mark.parametrize("task", ["qa_1", "qa_2"])
