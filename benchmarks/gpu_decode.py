@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import decode, rates
 from benchmarks.gpu_train import gpu_host
 from benchmarks.guarded import Failure, Guarded
-from benchmarks.sides import shape, transformers_config
+from benchmarks.sides import shape, transformers_config, without_peer
 from rnope_jax import flops
 from rnope_jax.config import ModelConfig
 
@@ -59,8 +59,10 @@ def case(ours: Guarded, theirs: Guarded, batch: int, context: int, tokens: int) 
     import numpy as np
 
     prompts = np.ones((batch, context), np.int64)
-    sides, failures = {}, {}
-    for name, side in {decode.OURS: ours, **dict.fromkeys(PEERS, theirs)}.items():
+    sides: dict[str, Guarded] = {}
+    said = without_peer()
+    failures = {"transformers": said} if said else {}
+    for name, side in {decode.OURS: ours, **({} if said else dict.fromkeys(PEERS, theirs))}.items():
         try:
             side.measure(name, prompts, tokens)
             sides[name] = side

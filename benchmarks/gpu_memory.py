@@ -2,6 +2,7 @@
 
     JAX_PLATFORMS=cpu python -m benchmarks.gpu_memory                     # the recipes
     JAX_PLATFORMS=cpu python -m benchmarks.gpu_memory --stacks 32768x8    # tokens x layers of the 8B shape, one row
+    JAX_PLATFORMS=cpu python -m benchmarks.gpu_memory --stacks 131072x8 --remat offload
 
 needs jax's CUDA plugin and no GPU. Nothing runs. Without a GPU XLA chooses matrix kernels by default and not by
 trying them, so the temporary memory on a real one may differ by their scratch space. What is compiled anew takes the
@@ -11,6 +12,7 @@ place of what was recorded of the same step. `--texts DIR` keeps the compiled pr
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,17 @@ def main() -> None:
     parser.add_argument("--configs", nargs="*", choices=list(COUNTS))
     parser.add_argument("--stacks", nargs="*", metavar="TOKENSxLAYERS")
     parser.add_argument("--chip", default="h100", choices=list(CHIPS))
+    parser.add_argument("--remat", choices=("full", "offload"), help="of all of them, for what is set")
     parser.add_argument("--texts", type=Path, metavar="DIR")
     arguments = parser.parse_args()
     kept = RESULTS / "gpu_memory.json"
     found = json.loads(kept.read_text())["found"]["steps"] if kept.exists() else []
     for name, count, config in chosen(arguments.configs, arguments.stacks):
+        if arguments.remat:
+            name, config = (
+                f"{name} {arguments.remat}",
+                replace(config, model=replace(config.model, remat=arguments.remat)),
+            )
         step = compiled(name, count, config, arguments.chip, arguments.texts)
         print(json.dumps(step), flush=True)
         found = [each for each in found if each["config"] != name] + [step]
@@ -70,6 +78,7 @@ def compiled(name: str, count: int, config: Config, chip: str, texts: Path | Non
         "gpus": count,
         "state_gib": _gib(step.arguments),
         "temporary_gib": _gib(step.temporaries),
+        "host_gib": _gib(step.host),
         "total_gib": _gib(step.total),
         "fits": step.total <= fraction * CHIPS[chip].memory and not step.refusal,
         "kernels": step.text.count("__gpu$xla.gpu.triton"),

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import rates
 from benchmarks.guarded import Failure, Guarded
-from benchmarks.sides import MODEL, shape
+from benchmarks.sides import MODEL, shape, without_peer
 from benchmarks.train_step import ours, peer
 from rnope_jax import flops
 from rnope_jax.config import ModelConfig
@@ -69,6 +69,10 @@ def measure_beside(length: int, tiny: bool, keep: Callable[[dict[str, Any]], Non
     settings = {"rnope_jax": steps(ours, rows, SETTINGS, model, "")}
     found: dict[str, Any] = {"length": rows, "model": shape(model), "settings": settings}
     keep(found)
+    if said := without_peer():
+        settings["transformers"] = {"failure": said}
+        keep(found)
+        return
     for name, setting in PEERS.items():
         for checkpointing in (True,) if length >= CHECKPOINTED else (False, True):
             result = steps(peer, rows, "bfloat16", *setting, checkpointing, model, device)

@@ -3,6 +3,7 @@
 import multiprocessing
 import statistics
 from collections.abc import Callable
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,12 @@ def shape(model: ModelConfig) -> dict[str, Any]:
     fields = ("num_layers", "d_model", "d_ff", "num_heads", "num_kv_heads", "vocab_size")
     about = {name: getattr(model, name) for name in fields}
     return about | {"window": model.pattern[0].window, "parameters": flops.parameters(model).total}
+
+
+def without_peer() -> str:
+    """Why transformers cannot be measured; empty if it can."""
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    return f"not installed: {', '.join(missing)}" if missing else ""
 
 
 def transformers_config(model: ModelConfig, **options: Any) -> Any:

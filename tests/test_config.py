@@ -77,6 +77,10 @@ REFUSED = [
     (lambda: tiny_model(mup_base_width=0), r"model\.mup_base_width = 0: .*or None"),
     (lambda: tiny_model(compute_dtype="float16"), r"model\.compute_dtype = 'float16': must be one of 'bfloat16'"),
     (lambda: tiny_model(attention="blokwise"), r"model\.attention = 'blokwise': .*did you mean 'blockwise'"),
+    (
+        lambda: tiny_model(num_layers=3, remat="offload"),
+        r"""model\.remat = 'offload': .* num_layers of at least twice the pattern: 4; use "attention\"""",
+    ),
     (lambda: tiny_model(d_model="16"), r"model\.d_model = '16': expected a whole number, got str"),
     (lambda: schedule(peak=0), r"schedule\.peak = 0\.0: must be positive"),
     (lambda: schedule(peak=float("inf")), r"schedule\.peak = inf: must be finite"),

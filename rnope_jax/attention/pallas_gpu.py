@@ -17,7 +17,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from rnope_jax.attention import pallas_gpu_kernels as kernels
 from rnope_jax.attention.device import is_nvidia, target
-from rnope_jax.attention.pallas_gpu_kernels import Program, Rows
+from rnope_jax.attention.pallas_gpu_grids import Rows
+from rnope_jax.attention.pallas_gpu_kernels import Program
 from rnope_jax.attention.pallas_gpu_tiles import WIDTHS, Kernels, Tiles, choose_tiles
 from rnope_jax.attention.shards import per_shard
 from rnope_jax.attention.spec import SAVED, AttentionSpec, pad_length

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from rnope_jax.attention.pallas_gpu_grids import Input, KeyTiles, QueryTiles, Rows
 from rnope_jax.attention.pallas_gpu_tiles import Kernels, Tiles
-from rnope_jax.attention.pallas_gpu_visits import by_key, by_query
 from rnope_jax.attention.spec import MASKED, visible
 
 #: A reference to memory inside a kernel; None where an input is left out.
@@ -35,27 +35,10 @@ class Program(NamedTuple):
     interpret: bool
 
 
-class Rows(NamedTuple):
-    """The arrays that every kernel reads; queries and keys are whole tiles."""
-
-    q: jax.Array
-    """[B, S, H, D]"""
-    k: jax.Array
-    """[B, T, K, D]; query head h reads key head h // (H / K)."""
-    v: jax.Array
-    """[B, T, K, D]"""
-    places: jax.Array
-    """Where each query stands among the keys [S]: rises by one within a tile, and from tile to tile."""
-    segments: jax.Array | None
-    """Document of each query [B, S]; None: one document."""
-    key_segments: jax.Array | None
-    """Document of each key [B, T]."""
-
-
 def forward(program: Program, rows: Rows) -> tuple[jax.Array, jax.Array]:
     """The output [B, S, H, D], and for each query the logarithm to base 2 of its sum of exponentials [B, H, S]."""
     q, tiles = rows.q, program.tiles.forward
-    shared = _QueryTiles(rows, tiles, program.window)
+    shared = QueryTiles(rows, tiles, program.window)
     return _run(
         partial(_forward_kernel, program=program),
         program,
@@ -76,7 +59,7 @@ def backward(
     # What the softmax takes off each query's gradients: sum over channels of output times its gradient.
     mean = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
     like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in rows[:3]]
-    by_queries = _QueryTiles(rows, program.tiles.dq, program.window)
+    by_queries = QueryTiles(rows, program.tiles.dq, program.window)
     (dq,) = _run(
         partial(_dq_kernel, program=program),
         program,
@@ -90,7 +73,7 @@ def backward(
         ],
         outputs=[(like[0], by_queries.vectors)],
     )
-    by_keys = _KeyTiles(rows, program.tiles.dkv, program.window)
+    by_keys = KeyTiles(rows, program.tiles.dkv, program.window)
     dk, dv = _run(
         partial(_dkv_kernel, program=program),
         program,
@@ -100,12 +83,6 @@ def backward(
         outputs=[(like[1], by_keys.vectors), (like[2], by_keys.vectors)],
     )
     return dq, dk, dv
-
-
-# --- What a program is given ---
-
-#: An array (or nothing) and how it is cut for a program.
-Input = tuple[jax.Array | None, pl.BlockSpec | None]
 
 
 def _run(
@@ -128,73 +105,6 @@ def _run(
         interpret=program.interpret,
         compiler_params=triton.CompilerParams(num_warps=tiles.warps, num_stages=tiles.stages),
     )(*arrays)
-
-
-def _optional(x: jax.Array | None, spec: pl.BlockSpec) -> Input:
-    return (None, None) if x is None else (x, spec)
-
-
-class _QueryTiles:
-    """Programs that own a tile of queries of a head each. A program's number is (head, tile, row).
-
-    The heads of one tile run next to each other, because they share keys; the last tiles, which see most, run first.
-    """
-
-    def __init__(self, rows: Rows, tiles: Tiles, window: int | None):
-        batch, length, heads, dim = rows.q.shape
-        keys, kv_heads = rows.k.shape[1:3]
-        count, group = length // tiles.queries, heads // kv_heads
-        self.grid = (heads, count, batch)
-        starts = rows.places[:: tiles.queries]
-        visits = by_query(starts, tiles, keys, window, rows.segments, rows.key_segments)
-
-        def own(n: jax.Array) -> jax.Array:
-            return count - 1 - n
-
-        #: A tile of an array [B, S, H, D].
-        self.vectors = pl.BlockSpec((None, tiles.queries, None, dim), lambda h, n, b: (b, own(n), h, 0))
-        #: A tile of an array [B, H, S].
-        self.numbers = pl.BlockSpec((None, None, tiles.queries), lambda h, n, b: (b, h, own(n)))
-        whole = pl.BlockSpec((None, keys, None, dim), lambda h, n, b: (b, 0, jax.lax.div(h, group), 0))
-        self.inputs: list[Input] = [
-            (visits, pl.BlockSpec((None, None, 4), lambda h, n, b: (b if len(visits) > 1 else 0, own(n), 0))),
-            (starts, pl.BlockSpec((1,), lambda h, n, b: (own(n),))),
-            _optional(rows.segments, pl.BlockSpec((None, tiles.queries), lambda h, n, b: (b, own(n)))),
-            _optional(rows.key_segments, pl.BlockSpec((None, keys), lambda h, n, b: (b, 0))),
-            (rows.q, self.vectors),
-            (rows.k, whole),
-            (rows.v, whole),
-        ]
-
-
-class _KeyTiles:
-    """Programs that own a tile of keys of a key head each, and visit all query heads that read it.
-
-    A program's number is (key head, tile, row). The first tiles, which are seen most, run first.
-    """
-
-    def __init__(self, rows: Rows, tiles: Tiles, window: int | None):
-        batch, length, heads, dim = rows.q.shape
-        keys, kv_heads = rows.k.shape[1:3]
-        group = heads // kv_heads
-        self.grid = (kv_heads, keys // tiles.keys, batch)
-        starts = rows.places[:: tiles.queries]
-        visits = by_key(starts, tiles, keys, window, rows.segments, rows.key_segments)
-        #: A tile of an array [B, T, K, D].
-        self.vectors = pl.BlockSpec((None, tiles.keys, None, dim), lambda h, n, b: (b, n, h, 0))
-        #: The heads of an array [B, S, H, D] that read one key head.
-        self.heads = pl.BlockSpec((None, length, group, dim), lambda h, n, b: (b, 0, h, 0))
-        #: The same of an array [B, H, S].
-        self.numbers = pl.BlockSpec((None, group, length), lambda h, n, b: (b, h, 0))
-        self.inputs: list[Input] = [
-            (visits, pl.BlockSpec((None, None, 4), lambda h, n, b: (b if len(visits) > 1 else 0, n, 0))),
-            (starts, pl.BlockSpec(starts.shape, lambda h, n, b: (0,))),
-            _optional(rows.segments, pl.BlockSpec((None, length), lambda h, n, b: (b, 0))),
-            _optional(rows.key_segments, pl.BlockSpec((None, tiles.keys), lambda h, n, b: (b, n))),
-            (rows.q, self.heads),
-            (rows.k, self.vectors),
-            (rows.v, self.vectors),
-        ]
 
 
 # --- What a program does ---

@@ -44,8 +44,8 @@ class ModelConfig(Schema):
     remat: Literal["full", "attention", "none", "offload"] = "full"
     """What the backward pass recomputes: whole layers (full), all of them but attention, whose output and log-sum-exp
     are kept (attention), or nothing (none). Each keeps more memory and computes less than the one before. "offload"
-    recomputes what "attention" does, and asks the compiler to keep that and the layers' inputs in the host's memory:
-    experimental, whether a compiler does so has not been seen on a TPU or GPU."""
+    recomputes what "attention" does, and has all that the scanned layers keep, their inputs too, in the host's
+    memory; needs two periods of the pattern."""
     mlp_chunk: int | None = None
     """Positions per row, of the part that a device holds, for which the activations of a feed-forward layer exist at
     a time; the backward pass computes them again. None: all positions, as `remat` says."""
@@ -67,6 +67,12 @@ class ModelConfig(Schema):
             yield "num_kv_heads", f"must divide num_heads = {self.num_heads}: one of {divisors}"
         if self.head_dim % 2 and any(kind.rope_theta is not None for kind in self.pattern):
             yield "head_dim", "must be even, because RoPE rotates pairs of channels"
+        if self.remat == "offload" and self.num_periods < 2:
+            yield (
+                "remat",
+                f"needs a scan over layers, so num_layers of at least twice the pattern: {2 * len(self.pattern)}; "
+                'use "attention"',
+            )
         if self.mlp_chunk is not None and self.mlp_chunk < 1:
             yield "mlp_chunk", "must be at least 1, or None for all positions at a time"
         if self.mup_base_width is not None and self.mup_base_width < 1:
@@ -89,8 +95,9 @@ class ModelConfig(Schema):
 
     @property
     def unrolled(self) -> "ModelConfig":
-        """The same model with no layer in a scan: its pattern is longer than the model, so no period is whole."""
-        return replace(self, pattern=self.layer_kinds + self.layer_kinds[:1]) if self.num_periods else self
+        """The same model to be run, not trained, with no layer in a scan: its pattern is longer than the model."""
+        pattern = self.layer_kinds + self.layer_kinds[:1]
+        return replace(self, pattern=pattern, remat="none") if self.num_periods else self
 
     @property
     def width_ratio(self) -> float:

@@ -70,13 +70,13 @@ class Transformer(nnx.Module):
 
         def period(h: jax.Array, states: Sequence[Any]) -> tuple[jax.Array, None]:
             for graph, state in zip(graphs, states, strict=True):
-                h = self._remat(graph, in_scan=True)(state, h, rows)
+                h = self._remat(graph, in_loop=self.config.num_periods > 1)(state, h, rows)
             return h, None
 
         if graphs:
             h, _ = jax.lax.scan(period, h, states)
         for graph, state in zip(*_split(self.remainder), strict=True):
-            h = self._remat(graph, in_scan=False)(state, h, rows)
+            h = self._remat(graph, in_loop=False)(state, h, rows)
         return self.norm(h)
 
     def extend(self, tokens: jax.Array, positions: jax.Array, cache: Caches) -> tuple[jax.Array, Caches]:
@@ -167,25 +167,30 @@ class Transformer(nnx.Module):
         rotations = {theta: rotation(positions, theta, self.config.head_dim) for theta in sorted(thetas)}
         return Rows(positions, segment_ids, rotations)
 
-    def _remat(self, graph: Any, *, in_scan: bool) -> Callable[[Any, jax.Array, Rows], jax.Array]:
+    def _remat(self, graph: Any, *, in_loop: bool) -> Callable[[Any, jax.Array, Rows], jax.Array]:
         def layer(state: Any, h: jax.Array, rows: Rows) -> jax.Array:
             return nnx.merge(graph, state)(checkpoint_name(h, _INPUT), rows)[0]
 
         if self.config.remat == "none":
             return layer
         policies = jax.checkpoint_policies
+        attention = policies.save_only_these_names(SAVED)
         policy = {
             "full": None,
-            "attention": policies.save_only_these_names(SAVED),
+            "attention": attention,
+            # A layer that is not in the loop is wanted back almost at once: there is no use in moving it.
             "offload": policies.save_and_offload_only_these_names(
                 names_which_can_be_saved=[],
                 names_which_can_be_offloaded=[_INPUT, SAVED],
                 offload_src="device",
                 offload_dst="pinned_host",
-            ),
+            )
+            if in_loop
+            else attention,
         }[self.config.remat]
-        # Inside a scan nothing can be merged across layers, so the barrier against it is not needed.
-        return jax.checkpoint(layer, prevent_cse=not in_scan, policy=policy)
+        # Inside a loop nothing can be merged across layers, so the barrier against it is not needed. A scan of one
+        # period is none: the compiler unrolls it, and without the barrier would undo the recomputation.
+        return jax.checkpoint(layer, prevent_cse=not in_loop, policy=policy)
 
 
 def empty_cache(config: ModelConfig, batch: int, context: int) -> Caches:

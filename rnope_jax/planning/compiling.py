@@ -43,6 +43,8 @@ class Compiled:
     """What the compiler said if the program does not fit."""
     warnings: tuple[str, ...] = ()
     """Arrays that it could split anew only by way of a full copy on every device."""
+    host: int = 0
+    """What the program holds in the memory of the host, at most at any time."""
 
     @property
     def total(self) -> int:
@@ -98,6 +100,7 @@ def compile_step(config: Config, stage_index: int, mesh: Mesh, options: Mapping[
         code=memory.generated_code_size_in_bytes,
         seconds=time.perf_counter() - began,
         warnings=tuple(line.strip() for line in lines if "nvoluntary full rematerialization" in line),
+        host=memory.host_temp_size_in_bytes,
     )
 
 

@@ -33,6 +33,8 @@ class Memory:
     """The program itself, and what it returns beside the state."""
     limit: int
     """What programs may use."""
+    host: int = 0
+    """What is kept in the memory of the host; no part of the total."""
 
     @property
     def total(self) -> int:
@@ -69,6 +71,7 @@ def account(config: Config, stage_index: int, mesh: Mesh, compiled: Compiled, li
         temporaries=compiled.temporaries - activations,
         code=compiled.code + compiled.outputs,
         limit=limit,
+        host=compiled.host,
     )
 
 

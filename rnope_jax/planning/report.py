@@ -73,6 +73,9 @@ def _memory(memory: Memory) -> Table:
         table.add_row(name, f"{size / _GIB:,.2f}", f"{size / memory.limit:.1%}")
     table.add_section()
     table.add_row("total", f"{memory.total / _GIB:,.2f}", f"{memory.total / memory.limit:.1%}")
+    if memory.host:
+        table.add_section()
+        table.add_row("in the memory of the host", f"{memory.host / _GIB:,.2f}", "")
     return table
 
 

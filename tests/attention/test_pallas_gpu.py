@@ -148,6 +148,25 @@ def test_documents_that_come_back_are_seen_again():
         check_against_reference(draw(1, LENGTH, 2, 1), segments, SPEC, "pallas_gpu")
 
 
+def test_padding_is_met_by_the_last_document_alone(monkeypatch):
+    def forward(program, rows):
+        given.append(rows)
+        return rows.q, rows.q[..., 0].swapaxes(1, 2)
+
+    given, tiles = [], Tiles(64, 32, 4, 1)
+    monkeypatch.setattr(pallas_gpu.kernels, "forward", forward)
+    segments = pack([100, 70], [60, 1, 109], length=170)[0]  # padded to 192
+    with pallas_gpu.interpreted(tiles.queries, tiles.keys):
+        attend(*draw(2, 170, 2, 1)[:3], SPEC, segment_ids=segments, backend="pallas_gpu")
+    [rows] = given
+    places = rows.places[:: tiles.queries]
+    queries, keys = (make(places, tiles, 192, None, *rows[4:]) for make in (by_query, by_key))
+    # The last tile of queries begins at 128, in the last document, which begins at 100 and at 61: in the tiles of keys
+    # 3 and 1. The last tile of keys begins at 160, of which queries from 128 on know.
+    assert queries[:, -1, 0].tolist() == [3, 1]
+    assert keys[:, -1].tolist() == [[2, 3, 3, 3]] * 2
+
+
 def test_devices_attend_for_their_rows_and_heads():
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     args, segments = draw(4, 200, 4, 2), pack([120, 80], [200], [1, 7, 150], [30, 100], length=200)[0]

@@ -95,6 +95,17 @@ def test_what_is_off_fails_alone(tmp_path, part, change, what):
     assert str(failed[0]).startswith("FAIL")
 
 
+def test_a_contender_without_a_backward_pass_is_not_judged(tmp_path):
+    found = measured()
+    for case, name in ((0, "cudnn"), (1, "pallas_gpu")):
+        found["attention_32k"]["cases"][case]["contenders"][name] = {"forward_ms": 3}
+    told = [claim.what for claim in lines(tmp_path, found) if claim.holds is None]
+    assert told == [
+        "cudnn: windows faster than full attention, 32,768 tokens",
+        "packed rows beside one document, per pair, windows, 32,768 tokens",
+    ]
+
+
 def test_a_failure_is_told_where_its_number_is_missing(tmp_path):
     found = measured()
     found["train"]["cases"][0] = {"length": 8192, "model": {"num_layers": 4}, "failure": "out of memory"}
