@@ -189,7 +189,7 @@ class Transformer(nnx.Module):
             else attention,
         }[self.config.remat]
         # Inside a loop nothing can be merged across layers, so the barrier against it is not needed. A scan of one
-        # period is none: the compiler unrolls it, and without the barrier would undo the recomputation.
+        # period is no loop: the compiler unrolls it.
         return jax.checkpoint(layer, prevent_cse=not in_loop, policy=policy)
 
 
