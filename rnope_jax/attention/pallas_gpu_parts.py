@@ -7,6 +7,7 @@ from rnope_jax.attention.device import target
 from rnope_jax.attention.pallas_gpu import check_platform, run
 from rnope_jax.attention.pallas_gpu_tiles import SMALLEST
 from rnope_jax.errors import UserError
+from rnope_jax.layers import reach
 
 
 def attend_band(
@@ -21,7 +22,7 @@ def attend_band(
 ) -> jax.Array:
     """Windowed attention of queries to themselves and to the keys before them; see `blockwise.attend_band`."""
     check_platform(*target())
-    index = jnp.arange(q.shape[1]) + window - 1
+    index = jnp.arange(q.shape[1]) + reach(window)
     return run(q, k, v, index, (segments, key_segments), scale, window)
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rnope_jax.attention.pallas_gpu_tiles import Tiles
+from rnope_jax.layers import reach
 
 #: Bisection would be a loop of many small kernels; comparing all is one.
 _METHOD = "compare_all"
@@ -38,9 +39,9 @@ def by_query(
       first, whole, edge, last [B or 1, query tiles, 4].
     """
     final, count = starts + tiles.queries - 1, length // tiles.keys
-    first = jnp.zeros_like(starts) if window is None else jnp.maximum(starts - window + 1, 0) // tiles.keys
+    first = jnp.zeros_like(starts) if window is None else jnp.maximum(starts - reach(window), 0) // tiles.keys
     last = jnp.minimum(final // tiles.keys + 1, count)
-    whole = first if window is None else (final - window) // tiles.keys + 1
+    whole = first if window is None else (final - reach(window) - 1) // tiles.keys + 1
     visits = _ordered(first, whole, (starts + 1) // tiles.keys, last)
     if segments is None or key_segments is None:
         return visits
@@ -63,8 +64,8 @@ def by_key(
     first = jnp.searchsorted(starts, low - tiles.queries + 1, method=_METHOD)
     last = edge = jnp.full_like(first, len(starts))
     if window is not None:
-        last = jnp.searchsorted(starts, high + window - 1, side="right", method=_METHOD)
-        edge = jnp.searchsorted(starts, low + window - tiles.queries, side="right", method=_METHOD)
+        last = jnp.searchsorted(starts, high + reach(window), side="right", method=_METHOD)
+        edge = jnp.searchsorted(starts, low + reach(window) + 1 - tiles.queries, side="right", method=_METHOD)
     visits = _ordered(first, jnp.searchsorted(starts, high, method=_METHOD), edge, last)
     if segments is None or key_segments is None:
         return visits
