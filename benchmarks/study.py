@@ -1,11 +1,12 @@
 """The paper's comparison at study scale: trains all variants alike, measures them, writes docs/study.md.
 
-    python -m benchmarks.study WORK [--variants rope qk_norm ...] [--seeds 0 1 2] [--steps 2000]
+    python -m benchmarks.study WORK [--variants rope qk_norm ...] [--seeds 0 1 2] [--jobs 2]
 
 Every variant NAME is the function NAME_study of configs/paper.py. All see the same tokens in the same
-order for the same seed: the sources of the Python standard library, and documents in which a fact is
-hidden and asked for (`rnope_jax.data.retrieval`), made of the same sources. Nothing that is measured
-was in either. The command goes on where it was interrupted; --report only reads what was measured.
+order for the same seed: documents that repeat themselves, then the sources of the Python standard
+library with documents in which facts are told and asked for (`rnope_jax.data.retrieval`), made of the
+same sources. Nothing that is measured was in any. The command goes on where it was interrupted;
+--report only reads what was measured.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +44,17 @@ VARIANTS = (
     "rnope_swa_log",
 )
 
+#: Options of XLA with which a process computes in one thread.
+ONE_THREAD = ("--xla_cpu_multi_thread_eigen=false", "intra_op_parallelism_threads=1")
+
 #: Lengths that are measured, as multiples of a training row.
 MULTIPLES = (1, 2, 4, 8, 16)
 
 #: Tasks of RULER that are measured: the values of the needles are numbers, as in training.
 TASKS = ("niah_single_1", "niah_single_2", "niah_multikey_1")
+
+#: Characters of the documents that repeat themselves.
+REPETITIONS = 4_000_000
 
 #: Depths of needles, in percent.
 DEPTHS = (0, 25, 50, 75, 100)
@@ -58,7 +66,10 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, help="of training; none takes those of the configuration")
+    parser.add_argument("--steps", type=int, help="of each stage; none takes those of the configuration")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time, each with one thread where there are several"
+    )
     parser.add_argument("--multiples", nargs="+", type=int, default=list(MULTIPLES))
     parser.add_argument("--samples", type=int, default=20, help="texts for each length, depth and task")
     parser.add_argument("--share", type=float, default=0.5, help="of the characters that are retrieval documents")
@@ -68,10 +79,7 @@ def main() -> None:
     study = Study(given)
     if not given.report:
         study.prepare()
-        for seed in given.seeds:  # a whole comparison of one seed first
-            for variant in given.variants:
-                study.train(variant, seed)
-                study.measure(variant, seed)
+        study.run()
     study.report()
 
 
@@ -83,8 +91,9 @@ class Study:
             raise UserError(f"--share {given.share}: must be between 0 and 1, both excluded")
         self.given, self.work = given, given.work.absolute()
         self.configs = {name: self._config(name) for name in given.variants}
-        self.trained = next(iter(self.configs.values())).max_sequence_length
-        self.steps = given.steps or next(iter(self.configs.values())).total_steps
+        config = next(iter(self.configs.values()))
+        self.trained, self.stages = config.max_sequence_length, config.stages
+        self.steps = [given.steps or stage.steps for stage in config.stages]
         self.lengths = [multiple * self.trained for multiple in given.multiples]
 
     @staticmethod
@@ -105,6 +114,7 @@ class Study:
         texts = [document.text for document in split.train]
         wanted = sum(map(len, texts)) * self.given.share / (1 - self.given.share)
         made = list(retrieval.documents(texts, int(wanted), seed=0))
+        self._write(self.work / "repetitions", retrieval.repetitions(texts, REPETITIONS, seed=0))
         self._write(self.work / "retrieval", made)
         self._write(self.work / "unseen", split.held_out)
         if not (self.work / "tokenizer").exists():
@@ -126,19 +136,39 @@ class Study:
 
     def results(self, variant: str, seed: int) -> Path:
         """Where the results of one run are."""
-        return self.run_directory(variant, seed) / "evaluations" / f"step-{self.steps}"
+        return self.run_directory(variant, seed) / "evaluations" / f"step-{sum(self.steps)}"
+
+    def run(self) -> None:
+        """Trains and measures all runs, a whole comparison of one seed first.
+
+        Raises:
+          UserError: if one of them ends with an error; those that have begun are finished first.
+        """
+        with ThreadPoolExecutor(self.given.jobs) as pool:
+            runs = [pool.submit(self._run, name, seed) for seed in self.given.seeds for name in self.given.variants]
+            for done in as_completed(runs):
+                if done.exception():
+                    pool.shutdown(cancel_futures=True)
+                done.result()
+
+    def _run(self, variant: str, seed: int) -> None:
+        self.train(variant, seed)
+        self.measure(variant, seed)
 
     def train(self, variant: str, seed: int) -> None:
         """Trains one variant, or goes on with it."""
         run = self.run_directory(variant, seed)
-        if (run / "checkpoints" / str(self.steps)).exists():
+        if (run / "checkpoints" / str(sum(self.steps))).exists():
             return
-        warmup = min(self.configs[variant].stages[0].schedule.warmup_steps, self.steps // 10)
+        stages = []
+        for number, (stage, steps) in enumerate(zip(self.stages, self.steps, strict=True)):
+            warmup = min(stage.schedule.warmup_steps, steps // 10)
+            stages += [f"--stages.{number}.steps", str(steps), f"--stages.{number}.schedule.warmup-steps", str(warmup)]
         self._call(
             [str(ROOT / "train.py"), f"{ROOT / 'configs' / 'paper.py'}:{variant}_study"],
             ["--data.corpus", STDLIB, str(self.work / "retrieval")],
             ["--data.tokenizer", str(self.work / "tokenizer" / "tokenizer.json")],
-            ["--stages.0.steps", str(self.steps), "--stages.0.schedule.warmup-steps", str(warmup)],
+            ["--stages.0.corpus", str(self.work / "repetitions"), *stages],
             ["--run-dir", str(run), "--seed", str(seed), "--logging.tensorboard", "False"],
         )
 
@@ -181,10 +211,14 @@ class Study:
         print(self.given.out / "study.md")
 
     def _about(self, seeds: list[int]) -> dict[str, str]:
-        config = next(iter(self.configs.values()))
-        stage, here = config.stages[0], machine()
-        tokens = self.steps * stage.batch_size * stage.sequence_length
-        options = [f"--steps {self.steps}", f"--seeds {' '.join(map(str, self.given.seeds))}"]
+        config, here = next(iter(self.configs.values())), machine()
+        planned = list(zip(self.stages, self.steps, strict=True))
+        tokens = sum(steps * stage.batch_size * stage.sequence_length for stage, steps in planned)
+        told = [
+            f"{steps:,} steps of {stage.batch_size} rows of {stage.sequence_length} tokens" for stage, steps in planned
+        ]
+        options = [f"--steps {self.given.steps}"] if self.given.steps else []
+        options += [f"--seeds {' '.join(map(str, self.given.seeds))}"]
         options += [f"--variants {' '.join(self.given.variants)}"] if self.given.variants != list(VARIANTS) else []
         options += [f"--samples {self.given.samples}", f"--share {self.given.share:g}"]
         options += [f"--multiples {' '.join(map(str, self.given.multiples))}"]
@@ -192,9 +226,10 @@ class Study:
             "Command": f"`python -m benchmarks.study WORK {' '.join(options)}`",
             "Models": f"{flops.parameters(config.model).total:,} parameters, {config.model.num_layers} layers of width "
             f"{config.model.d_model}, as `configs/paper.py:NAME_study`",
-            "Training": f"{self.steps:,} steps of {stage.batch_size} rows of {stage.sequence_length} tokens, "
-            f"{tokens:,} tokens in all, {config.optimizer.name}; every variant sees the same tokens",
-            "Text": "sources of the Python standard library, and documents that hide facts in them and ask for them "
+            "Training": f"{', then '.join(told)}; {tokens:,} tokens in all, {config.optimizer.name}; every variant "
+            "sees the same tokens",
+            "Text": "words and numbers that are repeated, then sources of the Python standard library with documents "
+            "that tell facts and ask for them "
             f"({self.given.share:.0%} of the characters); measured on files and facts that were in neither",
             "Seeds": ", ".join(map(str, seeds)),
             "Samples": f"{self.given.samples} texts for each length, depth and task; RULER is {', '.join(TASKS)}",
@@ -204,11 +239,18 @@ class Study:
     def _call(self, *parts: list[str]) -> None:
         command = [sys.executable, *(word for part in parts for word in part)]
         print("$", *command[1:], flush=True)
-        ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+        ended = subprocess.run(command, cwd=ROOT, env=self._environment(), check=False)
         if ended.returncode:
             raise UserError(
                 f"this command ended with code {ended.returncode}; the study goes on from here when it is run again"
             )
+
+    def _environment(self) -> dict[str, str]:
+        """Of a command: compiled programs are shared by the seeds of a variant."""
+        own = {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(self.work / "compiled")}
+        if self.given.jobs > 1:
+            own["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *ONE_THREAD]).strip()
+        return {**os.environ, **own}
 
 
 if __name__ == "__main__":
