@@ -16,7 +16,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 from benchmarks.record import machine
 from rnope_jax import flops
@@ -113,22 +112,27 @@ class Study:
         split = sources.read_split((STDLIB,), DataConfig())
         texts = [document.text for document in split.train]
         wanted = sum(map(len, texts)) * self.given.share / (1 - self.given.share)
-        made = list(retrieval.documents(texts, int(wanted), seed=0))
-        self._write(self.work / "repetitions", retrieval.repetitions(texts, REPETITIONS, seed=0))
-        self._write(self.work / "retrieval", made)
-        self._write(self.work / "unseen", split.held_out)
+        made = {
+            "text": list(split.train),
+            "retrieval": list(retrieval.documents(texts, int(wanted), seed=0)),
+            "repetitions": list(retrieval.repetitions(texts, REPETITIONS, seed=0)),
+        }
+        if not (self.work / "unseen").exists():
+            with make_directory(self.work / "unseen") as target:
+                for number, document in enumerate(split.held_out):
+                    (target / f"{number:06}{Path(document.name).suffix}").write_text(document.text, encoding="utf-8")
         if not (self.work / "tokenizer").exists():
             size = next(iter(self.configs.values())).model.vocab_size
-            tokenizer.train((document.text for document in (*split.train, *made)), size).save(self.work / "tokenizer")
+            known = (document.text for name in ("text", "retrieval") for document in made[name])
+            tokenizer.train(known, size).save(self.work / "tokenizer")
+        for name, documents in made.items():
+            if not (self.work / name).exists():
+                lines = self.work / f"{name}.jsonl"
+                write_text(lines, "".join(json.dumps({"text": document.text}) + "\n" for document in documents))
+                command = ["-m", "rnope_jax.cli.main", "prepare", str(lines), str(self.work / name)]
+                self._call([*command, "--tokenizer", str(self.work / "tokenizer")])
+                lines.unlink()
         write_text(file, json.dumps(settings) + "\n")
-
-    @staticmethod
-    def _write(directory: Path, documents: Any) -> None:
-        if directory.exists():
-            return
-        with make_directory(directory) as target:
-            for number, document in enumerate(documents):
-                (target / f"{number:06}{Path(document.name).suffix}").write_text(document.text, encoding="utf-8")
 
     def run_directory(self, variant: str, seed: int) -> Path:
         """Of one run."""
@@ -166,7 +170,7 @@ class Study:
             stages += [f"--stages.{number}.steps", str(steps), f"--stages.{number}.schedule.warmup-steps", str(warmup)]
         self._call(
             [str(ROOT / "train.py"), f"{ROOT / 'configs' / 'paper.py'}:{variant}_study"],
-            ["--data.corpus", STDLIB, str(self.work / "retrieval")],
+            ["--data.corpus", str(self.work / "text"), str(self.work / "retrieval")],
             ["--data.tokenizer", str(self.work / "tokenizer" / "tokenizer.json")],
             ["--stages.0.corpus", str(self.work / "repetitions"), *stages],
             ["--run-dir", str(run), "--seed", str(seed), "--logging.tensorboard", "False"],

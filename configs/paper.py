@@ -149,7 +149,7 @@ def _study(name: str, pattern: layers.Pattern) -> Config:
         stages=(
             StageConfig(
                 name="repeat",
-                steps=800,
+                steps=700,
                 sequence_length=STUDY_LENGTH // 2,
                 batch_size=8,
                 packing="best_fit",
