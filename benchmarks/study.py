@@ -70,7 +70,7 @@ def main() -> None:
         "--jobs", type=int, default=1, help="runs at a time, each with one thread where there are several"
     )
     parser.add_argument("--multiples", nargs="+", type=int, default=list(MULTIPLES))
-    parser.add_argument("--samples", type=int, default=20, help="texts for each length, depth and task")
+    parser.add_argument("--samples", type=int, default=10, help="texts for each length, depth and task")
     parser.add_argument("--share", type=float, default=0.5, help="of the characters that are retrieval documents")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="where study.md and figures/ go")
     parser.add_argument("--report", action="store_true", help="only write the page of what was measured")
