@@ -25,16 +25,16 @@ _SHORTEST, _LONGEST = 250, 760
 
 #: Share of documents that are lists. Retrieval is learned from what can be known: in a list that is most tokens, among
 #: questions as RULER puts them few. So lists teach to look up, and the other documents where that is asked for.
-_LISTS = 0.3
+_LISTS = 0.5
 
 #: Facts in a list, at least and at most.
-_FEWEST_LISTED, _LISTED = 4, 9
+_FEWEST_LISTED, _LISTED = 4, 10
 
-#: Facts in another document, at most, and how many of them are asked for, at most.
-_FACTS, _ASKED = 6, 3
+#: Facts in another document, at most; each of these is asked for.
+_FACTS = 3
 
 #: Shares of the others with an introduction, with text in one line as that of RULER is, and with facts told twice.
-_INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.3, 0.5, 0.2
+_INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.3, 0.5, 0.5
 
 #: Words and numbers of a repetition, at least and at most; characters until which they are told again.
 _FEWEST_REPEATED, _REPEATED, _REPETITION = 3, 18, 240
@@ -154,10 +154,9 @@ def _questions(texts: Sequence[str], words: Sequence[str], size: int, rng: rando
     """Facts among lines of text, then questions about them."""
     facts = _draw(words, rng.randint(1, _FACTS), rng)
     told = [f"{fact.sentence}\n" for fact in facts]
-    asked = rng.sample(facts, min(len(facts), rng.randint(1, _ASKED)))
-    questions = "".join(f"{fact.question}{fact.answer}\n" for fact in asked)
+    questions = "".join(f"{fact.question}{fact.answer}\n" for fact in rng.sample(facts, len(facts)))
     again = rng.sample(told, len(told)) if rng.random() < _TOLD_TWICE else []
-    introduction = f"{INTRODUCTIONS[len(asked) > 1]}\n" if rng.random() < _INTRODUCED else ""
+    introduction = f"{INTRODUCTIONS[len(facts) > 1]}\n" if rng.random() < _INTRODUCED else ""
     taken = sum(map(len, (*told, *again, questions, introduction)))
     lines = _passage(rng.choice(texts), max(1, size - taken), rng)
     for sentence in told:

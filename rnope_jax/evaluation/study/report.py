@@ -14,7 +14,7 @@ import numpy as np
 
 from rnope_jax.evaluation.analysis.figures import by_kind, by_length
 from rnope_jax.evaluation.analysis.probe import SEGMENTS
-from rnope_jax.evaluation.study.claims import SEEDS, VERDICTS, judge
+from rnope_jax.evaluation.study.claims import SEEDS, VERDICTS, Claim, Term, judge
 from rnope_jax.evaluation.study.findings import Findings
 
 #: Most heat maps side by side.
@@ -40,6 +40,7 @@ def page(findings: Findings, trained: int, about: Mapping[str, str], figures: Se
         f"are not judged where no variant can retrieve from the {trained:,} tokens of a training row, of which lengths "
         "are multiples. Margins are means over seeds +- their standard deviation.",
         _summary(findings, trained),
+        *_plainly(findings, trained),
         _claims(findings, trained),
         "## Variants",
         _variants(findings),
@@ -68,6 +69,23 @@ def _summary(findings: Findings, trained: int) -> str:
     listed = ", ".join(f"{word} {counts[word]}" for word in VERDICTS)
     few = "" if len(findings.seeds) >= SEEDS else f" Nothing can be claimed with fewer than {SEEDS} seeds."
     return f"Verdicts on {counts.total()} findings: {listed}.{few}"
+
+
+def _plainly(findings: Findings, trained: int) -> Iterator[str]:
+    """The findings by verdict, each with the means that it compares."""
+    for word in VERDICTS:
+        lines = []
+        for verdict in judge(findings, trained):
+            if verdict.word == word:
+                means = [_term_mean(findings, verdict.claim, term, trained) for term in verdict.claim.terms]
+                lines.append(f"- {verdict.claim.text} ({verdict.claim.source}): {', '.join(means)}")
+        if lines:
+            yield f"**{word.capitalize()}:**\n\n" + "\n".join(lines)
+
+
+def _term_mean(findings: Findings, claim: Claim, term: Term, trained: int) -> str:
+    found = findings.mean(term.variant, term.quantity, claim.multiple * trained)
+    return f"{term.variant} ({term.quantity}) {'was not measured' if found is None else format(found[0], '.3g')}"
 
 
 def _claims(findings: Findings, trained: int) -> str:

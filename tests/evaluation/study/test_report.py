@@ -85,6 +85,8 @@ def test_the_page_shows_every_number_and_verdict(tmp_path):
     assert "- **Command**: `this one`" in text
     assert "| NoPE alone predicts text worse than RoPE | Table 2 | nope (loss) > rope (loss) at 1x | appears" in text
     assert "| 0.75 +- 0.25 |" in text
+    appear = text.partition("**Appears:**\n\n")[2].partition("\n\n")[0]
+    assert "- NoPE alone predicts text worse than RoPE (Table 2): nope (loss) 3, rope (loss) 2.25" in appear
     verdicts = "appears 2, unclear 0, does not appear 0, cannot be judged 0"
     assert f"\nVerdicts on 2 findings: {verdicts}.\n" in text
     assert "| rope | 2.250 +- 0.250 | 2.250 +- 0.250 |" in text
