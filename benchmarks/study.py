@@ -88,6 +88,8 @@ class Study:
     def __init__(self, given: argparse.Namespace):
         if not 0 < given.share < 1:
             raise UserError(f"--share {given.share}: must be between 0 and 1, both excluded")
+        if given.jobs < 1:
+            raise UserError(f"--jobs {given.jobs}: must be at least 1")
         self.given, self.work = given, given.work.absolute()
         self.configs = {name: self._config(name) for name in given.variants}
         config = next(iter(self.configs.values()))
@@ -150,10 +152,12 @@ class Study:
         """
         with ThreadPoolExecutor(self.given.jobs) as pool:
             runs = [pool.submit(self._run, name, seed) for seed in self.given.seeds for name in self.given.variants]
-            for done in as_completed(runs):
-                if done.exception():
-                    pool.shutdown(cancel_futures=True)
-                done.result()
+            try:
+                for done in as_completed(runs):
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _run(self, variant: str, seed: int) -> None:
         self.train(variant, seed)

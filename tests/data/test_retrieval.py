@@ -60,14 +60,13 @@ def test_lists_tell_all_their_facts_several_times_in_other_orders():
 
 
 def test_every_question_has_its_answer_earlier_in_the_document():
-    facts_seen, several, left = set(), 0, 0
+    facts_seen, several = set(), 0
     for document in islice(documents(TEXTS, 10**6, seed=1), 200):
         if is_list(document):
             continue
         facts, questions = dict(SENTENCE.findall(document.text)), QUESTION.findall(document.text)
-        assert 1 <= len(questions) <= len(facts) <= 4
-        assert len(questions) <= 3
-        several, left = several + (len(questions) > 1), left + (len(facts) > len(questions))
+        assert 1 <= len(questions) <= len(facts) <= 3
+        several += len(questions) > 1
         for asked, again, value in questions:
             assert asked == again
             assert facts[asked] == value
@@ -75,7 +74,7 @@ def test_every_question_has_its_answer_earlier_in_the_document():
         assert max(m.end() for m in SENTENCE.finditer(document.text)) <= QUESTION.search(document.text).start()
         facts_seen |= facts.keys()
     assert len(facts_seen) > 100
-    assert min(several, left) > 30  # facts that nobody asks for are among those to choose from
+    assert several > 30  # the key tells which value is asked for
 
 
 def test_the_text_around_the_facts_is_a_passage_of_one_of_the_texts():
