@@ -157,7 +157,7 @@ def _study(name: str, pattern: layers.Pattern) -> Config:
             ),
             StageConfig(
                 name="train",
-                steps=900,
+                steps=800,
                 sequence_length=STUDY_LENGTH,
                 batch_size=8,
                 packing="best_fit",  # a question without its facts would teach nothing

@@ -21,7 +21,7 @@ INTRODUCTIONS = (
 )
 
 #: Characters of a document: some are as long as fit into a short row, so that facts lie outside of windows.
-_SHORTEST, _LONGEST = 250, 760
+_SHORTEST, _LONGEST = 400, 760
 
 #: Share of documents that are lists. Retrieval is learned from what can be known: in a list that is most tokens, among
 #: questions as RULER puts them few. So lists teach to look up, and the other documents where that is asked for.
@@ -155,13 +155,13 @@ def _questions(texts: Sequence[str], words: Sequence[str], size: int, rng: rando
     facts = _draw(words, rng.randint(1, _FACTS), rng)
     told = [f"{fact.sentence}\n" for fact in facts]
     questions = "".join(f"{fact.question}{fact.answer}\n" for fact in rng.sample(facts, len(facts)))
-    again = rng.sample(told, len(told)) if rng.random() < _TOLD_TWICE else []
+    again = told if rng.random() < _TOLD_TWICE else []
     introduction = f"{INTRODUCTIONS[len(facts) > 1]}\n" if rng.random() < _INTRODUCED else ""
     taken = sum(map(len, (*told, *again, questions, introduction)))
     lines = _passage(rng.choice(texts), max(1, size - taken), rng)
-    for sentence in told:
+    for sentence in (*told, *again):  # told again: more values that can be known, in few tokens
         lines.insert(rng.randint(0, len(lines)), sentence)
-    text = "".join([*lines, *again])  # told again: more values that can be known, in few tokens
+    text = "".join(lines)
     if rng.random() < _IN_ONE_LINE:
         text = " ".join(text.split()) + "\n"
     return f"{introduction}{text}{questions}"
