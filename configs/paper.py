@@ -124,13 +124,13 @@ def _paper(variant: Variant) -> Config:
 
 
 def _study(name: str, pattern: layers.Pattern) -> Config:
-    """The same comparison for two CPU cores: 0.5M parameters, 3M tokens in rows of up to 256, no fine-tuning.
+    """The same comparison for two CPU cores: 0.5M parameters, 2.4M tokens in rows of up to 256, no fine-tuning.
 
-    Everything here is chosen. A question takes 45 tokens, so a window of 32 does not even hold it: what
-    is asked for can only be found in the full layers, of which eight layers have two in both orders. The short rows
-    that come first are for documents that repeat themselves: there a model of this size learns to look back in some
-    hundred steps, in the rows after them alone not in thousands. `python -m benchmarks.study` makes the documents,
-    trains these variants and compares them.
+    Everything here is chosen. A question takes 41 tokens, so a window of 32 does not even hold it: what is asked for
+    can only be found in the full layers, of which eight layers have two in both orders. Texts that are read later may
+    be 16 times as long as a row. The short rows that come first are for documents that repeat themselves. There a
+    model of this size learns to look back in some hundred steps; half of what is repeated is longer than a window, so
+    full layers learn it too. `python -m benchmarks.study` makes the documents, trains these variants and compares them.
     """
     return Config(
         name=name,
