@@ -95,7 +95,12 @@ CLAIMS = (
     Claim("RoPE attends more to the fact than QK-Norm", "Table 3", falling("all mass needle", "rope", "qk_norm")),
     Claim("QK-Norm hardly attends to the beginning", "Table 3", falling("all mass begin", "rope", "qk_norm")),
     Claim("QK-Norm spreads its attention more than RoPE", "Table 9", falling("all entropy", "qk_norm", "rope")),
-    Claim("so it does on texts 4 times as long", "Table 9", falling("all entropy", "qk_norm", "rope"), multiple=4),
+    Claim(
+        "on texts 4 times as long, too, QK-Norm spreads its attention more than RoPE",
+        "Table 9",
+        falling("all entropy", "qk_norm", "rope"),
+        multiple=4,
+    ),
     Claim(
         "in a hybrid, NoPE layers attend more to the fact than RoPE layers",
         "Table 4",
@@ -124,7 +129,7 @@ CLAIMS = (
         about_retrieval=True,
     ),
     Claim(
-        "so it does from texts 4 times as long",
+        "RNoPE-SWA retrieves better than RoPE from texts 4 times as long",
         "RULER",
         falling("ruler", "rnope_swa", "rope"),
         multiple=4,
