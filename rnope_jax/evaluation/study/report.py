@@ -205,6 +205,8 @@ def _retrieval(findings: Findings, trained: int) -> bytes:
         axes.errorbar(lengths, means, np.nan_to_num(spreads), marker="o", markersize=4, capsize=2, label=variant)
     axes.axvline(trained, color="#999999", linestyle="--", linewidth=1)
     axes.set(xscale="log", xlabel="tokens", ylabel="score", ylim=(-3, 103), title="RULER, retrieval")
+    axes.set_xticks(findings.lengths, [f"{length:,}" for length in findings.lengths])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     return _png(figure)
