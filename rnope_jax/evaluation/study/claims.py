@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from rnope_jax.evaluation.study.findings import Findings
 
 #: Least score, of 100, at which a variant counts as able to retrieve.
-_RETRIEVES = 50.0
+RETRIEVES = 50.0
 
 #: Fewest seeds with which something is claimed.
 SEEDS = 3
@@ -196,10 +196,11 @@ def judge(findings: Findings, trained: int, claims: Sequence[Claim] = CLAIMS) ->
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 margins[seed] = min(b - a for b, a in pairwise(known))
-        able = not claim.about_retrieval or any(_retrieves(findings, term.variant, trained) for term in claim.terms)
+        able = not claim.about_retrieval or any(retrieves(findings, term.variant, trained) for term in claim.terms)
         yield Verdict(claim, margins, able and bool(margins))
 
 
-def _retrieves(findings: Findings, variant: str, length: int) -> bool:
+def retrieves(findings: Findings, variant: str, length: int) -> bool:
+    """Whether a variant finds what it is asked for in texts of this length, by its mean score over seeds."""
     found = findings.mean(variant, "ruler", length)
-    return found is not None and found[0] >= _RETRIEVES
+    return found is not None and found[0] >= RETRIEVES

@@ -14,7 +14,7 @@ import numpy as np
 
 from rnope_jax.evaluation.analysis.figures import by_kind, by_length
 from rnope_jax.evaluation.analysis.probe import SEGMENTS
-from rnope_jax.evaluation.study.claims import SEEDS, VERDICTS, Claim, Term, judge
+from rnope_jax.evaluation.study.claims import RETRIEVES, SEEDS, VERDICTS, Claim, Term, judge, retrieves
 from rnope_jax.evaluation.study.findings import Findings
 
 #: Most heat maps side by side.
@@ -40,6 +40,7 @@ def page(findings: Findings, trained: int, about: Mapping[str, str], figures: Se
         f"are not judged where no variant can retrieve from the {trained:,} tokens of a training row, of which lengths "
         "are multiples. Margins are means over seeds +- their standard deviation.",
         _summary(findings, trained),
+        _able(findings, trained),
         *_plainly(findings, trained),
         _claims(findings, trained),
         "## Variants",
@@ -69,6 +70,19 @@ def _summary(findings: Findings, trained: int) -> str:
     listed = ", ".join(f"{word} {counts[word]}" for word in VERDICTS)
     few = "" if len(findings.seeds) >= SEEDS else f" Nothing can be claimed with fewer than {SEEDS} seeds."
     return f"Verdicts on {counts.total()} findings: {listed}.{few}"
+
+
+def _able(findings: Findings, trained: int) -> str:
+    """Which variants have learned to retrieve; where attention of the others goes tells little about retrieval."""
+
+    def named(able: bool) -> str:
+        found = [variant for variant in findings.variants if retrieves(findings, variant, trained) is able]
+        return ", ".join(found) or "none"
+
+    return (
+        f"From the {trained:,} tokens of a training row these retrieve, that is score {RETRIEVES:g} or more on "
+        f"average: {named(True)}. These do not: {named(False)}; what they attend to says little about retrieval."
+    )
 
 
 def _plainly(findings: Findings, trained: int) -> Iterator[str]:
