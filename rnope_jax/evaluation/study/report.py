@@ -75,13 +75,13 @@ def _summary(findings: Findings, trained: int) -> str:
 def _able(findings: Findings, trained: int) -> str:
     """Which variants have learned to retrieve; where attention of the others goes tells little about retrieval."""
 
-    def named(able: bool) -> str:
-        found = [variant for variant in findings.variants if retrieves(findings, variant, trained) is able]
-        return ", ".join(found) or "none"
-
+    able = {variant: retrieves(findings, variant, trained) for variant in findings.variants}
+    these = ", ".join(variant for variant in able if able[variant]) or "none"
+    others = ", ".join(variant for variant in able if not able[variant])
+    rest = f" These do not: {others}; what they attend to says little about retrieval." if others else ""
     return (
         f"From the {trained:,} tokens of a training row these retrieve, that is score {RETRIEVES:g} or more on "
-        f"average: {named(True)}. These do not: {named(False)}; what they attend to says little about retrieval."
+        f"average: {these}.{rest}"
     )
 
 
