@@ -93,7 +93,7 @@ CLAIMS = (
     Claim("RNoPE-SWA predicts text better than RoPE", "section 4", falling("loss", "rope", "rnope_swa")),
     Claim("NoPE attends most to the fact, RoPE less", "Table 3", falling("all mass needle", "nope", "rope")),
     Claim("RoPE attends more to the fact than QK-Norm", "Table 3", falling("all mass needle", "rope", "qk_norm")),
-    Claim("QK-Norm hardly attends to the beginning", "Table 3", falling("all mass begin", "rope", "qk_norm")),
+    Claim("QK-Norm attends less to the beginning than RoPE", "Table 3", falling("all mass begin", "rope", "qk_norm")),
     Claim("QK-Norm spreads its attention more than RoPE", "Table 9", falling("all entropy", "qk_norm", "rope")),
     Claim(
         "on texts 4 times as long, too, QK-Norm spreads its attention more than RoPE",

@@ -76,13 +76,18 @@ def _able(findings: Findings, trained: int) -> str:
     """Which variants have learned to retrieve; where attention of the others goes tells little about retrieval."""
 
     able = {variant: retrieves(findings, variant, trained) for variant in findings.variants}
-    these = ", ".join(variant for variant in able if able[variant]) or "none"
+    these = ", ".join(f"{variant} ({_able_seeds(findings, variant, trained)})" for variant in able if able[variant])
     others = ", ".join(variant for variant in able if not able[variant])
     rest = f" These do not: {others}; what they attend to says little about retrieval." if others else ""
     return (
         f"From the {trained:,} tokens of a training row these retrieve, that is score {RETRIEVES:g} or more on "
-        f"average: {these}.{rest}"
+        f"average: {these or 'none'}.{rest}"
     )
+
+
+def _able_seeds(findings: Findings, variant: str, trained: int) -> str:
+    scores = [found.values["ruler", trained] for found in findings.of(variant)]
+    return f"{sum(score >= RETRIEVES for score in scores)} of {len(scores)} seeds"
 
 
 def _plainly(findings: Findings, trained: int) -> Iterator[str]:

@@ -65,7 +65,7 @@ def test_nothing_is_said_of_retrieval_where_no_variant_can_retrieve(tmp_path, sc
     (verdict,) = judge(findings, TRAINED, [Claim("", "", falling("ruler", "rope", "rnope_swa"), about_retrieval=True)])
     assert verdict.judged is judged
     assert verdict.words == ("appears (3 of 3 seeds)" if judged else "cannot be judged")
-    able = "rope. These do not: rnope_swa;" if judged else "none. These do not: rope, rnope_swa;"
+    able = "rope (3 of 3 seeds). These do not: rnope_swa;" if judged else "none. These do not: rope, rnope_swa;"
     assert f"on average: {able}" in page(findings, TRAINED, {}, [])
 
 
