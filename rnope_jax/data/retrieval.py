@@ -1,4 +1,4 @@
-"""Documents that teach retrieval: facts hidden in text and questions about them, and lists of facts.
+"""Documents that teach retrieval: repetitions, lists of facts, and facts hidden in text with questions about them.
 
 The sentences are those of RULER's needle tasks (arXiv 2404.06654), so that a model which has learned
 from such documents, however short, can be asked about longer texts in the same words.
@@ -6,7 +6,7 @@ from such documents, however short, can be asked about longer texts in the same 
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rnope_jax.data.sources import Document
@@ -21,17 +21,26 @@ INTRODUCTIONS = (
 )
 
 #: Characters of a document: some are as long as fit into a short row, so that facts lie outside of windows.
-_SHORTEST, _LONGEST = 250, 760
+_SHORTEST, _LONGEST = 400, 760
 
 #: Share of documents that are lists. Retrieval is learned from what can be known: in a list that is most tokens, among
 #: questions as RULER puts them few. So lists teach to look up, and the other documents where that is asked for.
 _LISTS = 0.5
 
-#: Facts in a list, at least and at most, and in another document, at most; each of these is asked for.
-_FEWEST_LISTED, _LISTED, _FACTS = 4, 9, 3
+#: Facts in a list, at least and at most.
+_FEWEST_LISTED, _LISTED = 4, 10
+
+#: Facts in another document, at most; each of these is asked for.
+_FACTS = 3
 
 #: Shares of the others with an introduction, with text in one line as that of RULER is, and with facts told twice.
 _INTRODUCED, _IN_ONE_LINE, _TOLD_TWICE = 0.3, 0.5, 0.5
+
+#: Words and numbers of a repetition, at least and at most; characters until which they are told again.
+_FEWEST_REPEATED, _REPEATED, _REPETITION = 3, 18, 240
+
+#: Share of words in a repetition.
+_WORDS = 0.6
 
 _WORD = re.compile(r"\b[a-z]{4,9}\b")
 
@@ -67,7 +76,11 @@ class Fact:
 
 def draw_fact(words: Sequence[str], rng: random.Random) -> Fact:
     """A key of two words and a value of seven digits."""
-    return Fact(f"{rng.choice(words)}-{rng.choice(words)}", str(rng.randrange(10**6, 10**7)))
+    return Fact(f"{rng.choice(words)}-{rng.choice(words)}", _number(rng))
+
+
+def _number(rng: random.Random) -> str:
+    return str(rng.randrange(10**6, 10**7))
 
 
 def vocabulary(texts: Sequence[str]) -> list[str]:
@@ -85,6 +98,26 @@ def vocabulary(texts: Sequence[str]) -> list[str]:
     return words
 
 
+def repetitions(texts: Sequence[str], characters: int, seed: int) -> Iterator[Document]:
+    """Words and numbers in no order, told again in the same one: what to copy from before is all that can be learned.
+
+    Small models come to look things up in such documents first, and sooner than in any others.
+
+    Args:
+      texts: where the words are from; held-out text does not belong here.
+      characters: documents are made until they have so many together.
+      seed: of the draws.
+    """
+    words = vocabulary(texts)
+
+    def make(rng: random.Random) -> str:
+        count = rng.randint(_FEWEST_REPEATED, _REPEATED)
+        told = "".join(f" {rng.choice(words) if rng.random() < _WORDS else _number(rng)}" for _ in range(count))
+        return told * max(2, -(-_REPETITION // len(told)))
+
+    return _documents("repetition", make, characters, seed)
+
+
 def documents(texts: Sequence[str], characters: int, seed: int) -> Iterator[Document]:
     """Retrieval documents around passages of `texts`; the same arguments give the same documents.
 
@@ -93,10 +126,15 @@ def documents(texts: Sequence[str], characters: int, seed: int) -> Iterator[Docu
       characters: documents are made until they have so many together.
       seed: of the draws.
     """
-    words, rng, made, number = vocabulary(texts), random.Random(seed), 0, 0
+    words = vocabulary(texts)
+    return _documents("retrieval", lambda rng: _document(texts, words, rng), characters, seed)
+
+
+def _documents(name: str, make: Callable[[random.Random], str], characters: int, seed: int) -> Iterator[Document]:
+    rng, made, number = random.Random(seed), 0, 0
     while made < characters:
-        text = _document(texts, words, rng)
-        yield Document(f"retrieval/{number:06}.txt", text)
+        text = make(rng)
+        yield Document(f"{name}/{number:06}.txt", text)
         made, number = made + len(text), number + 1
 
 
@@ -117,13 +155,13 @@ def _questions(texts: Sequence[str], words: Sequence[str], size: int, rng: rando
     facts = _draw(words, rng.randint(1, _FACTS), rng)
     told = [f"{fact.sentence}\n" for fact in facts]
     questions = "".join(f"{fact.question}{fact.answer}\n" for fact in rng.sample(facts, len(facts)))
-    again = rng.sample(told, len(told)) if rng.random() < _TOLD_TWICE else []
+    again = told if rng.random() < _TOLD_TWICE else []
     introduction = f"{INTRODUCTIONS[len(facts) > 1]}\n" if rng.random() < _INTRODUCED else ""
     taken = sum(map(len, (*told, *again, questions, introduction)))
     lines = _passage(rng.choice(texts), max(1, size - taken), rng)
-    for sentence in told:
+    for sentence in (*told, *again):  # told again: more values that can be known, in few tokens
         lines.insert(rng.randint(0, len(lines)), sentence)
-    text = "".join([*lines, *again])  # told again: more values that can be known, in few tokens
+    text = "".join(lines)
     if rng.random() < _IN_ONE_LINE:
         text = " ".join(text.split()) + "\n"
     return f"{introduction}{text}{questions}"

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from rnope_jax.data.retrieval import INTRODUCTIONS, Fact, documents, draw_fact, vocabulary
+from rnope_jax.data.retrieval import INTRODUCTIONS, Fact, documents, draw_fact, repetitions, vocabulary
 from rnope_jax.errors import UserError
 
 TEXTS = [
@@ -22,32 +22,51 @@ QUESTION = re.compile(
 )
 
 
+REPEATED = re.compile(r"[a-z]{4,9}|\d{7}")
+
+
 def is_list(document):
     return LINE.fullmatch(document.text.splitlines()[0]) is not None
+
+
+def test_repetitions_tell_words_and_numbers_again_in_the_same_order():
+    words, counts, numbers = set(vocabulary(TEXTS)), set(), 0
+    for document in islice(repetitions(TEXTS, 10**6, seed=1), 100):
+        told = document.text.split()
+        (period, *_) = (n for n in range(1, len(told)) if len(told) % n == 0 and told == told[:n] * (len(told) // n))
+        assert len(told) // period >= 2
+        assert len(document.text) >= 240
+        assert all(REPEATED.fullmatch(word) for word in told)
+        assert {word for word in told if not word.isdigit()} <= words
+        counts.add(period)
+        numbers += sum(word.isdigit() for word in told[:period])
+    assert len(counts) > 10
+    assert 250 < numbers < 600  # of about a thousand
 
 
 def test_lists_tell_all_their_facts_several_times_in_other_orders():
     lists = [
         document.text.splitlines() for document in islice(documents(TEXTS, 10**6, seed=1), 200) if is_list(document)
     ]
-    assert 60 < len(lists) < 140
+    assert 60 < len(lists) < 125
     for lines in lists:
         assert all(LINE.fullmatch(line) for line in lines)
         facts = set(lines)
-        assert len({LINE.fullmatch(line)[1] for line in facts}) == len(facts) <= 9
+        assert len({LINE.fullmatch(line)[1] for line in facts}) == len(facts) <= 10
         rounds = [lines[start : start + len(facts)] for start in range(0, len(lines), len(facts))]
         assert len(rounds) >= 2
         assert all(set(told) == facts for told in rounds)
-    assert sum(lines[: len(lines) // 2] != lines[len(lines) // 2 :] for lines in lists) > 30
+    assert sum(lines[: len(lines) // 2] != lines[len(lines) // 2 :] for lines in lists) > 20
 
 
 def test_every_question_has_its_answer_earlier_in_the_document():
-    facts_seen = set()
+    facts_seen, several = set(), 0
     for document in islice(documents(TEXTS, 10**6, seed=1), 200):
         if is_list(document):
             continue
         facts, questions = dict(SENTENCE.findall(document.text)), QUESTION.findall(document.text)
-        assert 1 <= len(questions) <= len(facts)
+        assert 1 <= len(questions) <= len(facts) <= 3
+        several += len(questions) > 1
         for asked, again, value in questions:
             assert asked == again
             assert facts[asked] == value
@@ -55,6 +74,7 @@ def test_every_question_has_its_answer_earlier_in_the_document():
         assert max(m.end() for m in SENTENCE.finditer(document.text)) <= QUESTION.search(document.text).start()
         facts_seen |= facts.keys()
     assert len(facts_seen) > 100
+    assert several > 30  # the key tells which value is asked for
 
 
 def test_the_text_around_the_facts_is_a_passage_of_one_of_the_texts():
@@ -76,16 +96,18 @@ def test_the_text_around_the_facts_is_a_passage_of_one_of_the_texts():
 
 
 def test_the_same_seed_gives_the_same_documents_and_another_seed_others():
-    made = [[document.text for document in documents(TEXTS, 5000, seed)] for seed in (3, 3, 4)]
-    assert made[0] == made[1] != made[2]
-    assert 5000 <= sum(map(len, made[0])) < 5000 + 2000
-    names = [document.name for document in documents(TEXTS, 5000, 3)]
-    assert len(set(names)) == len(names)
+    for make in (documents, repetitions):
+        made = [[document.text for document in make(TEXTS, 5000, seed)] for seed in (3, 3, 4)]
+        assert made[0] == made[1] != made[2]
+        assert 5000 <= sum(map(len, made[0])) < 5000 + 2000
+        names = [document.name for document in make(TEXTS, 5000, 3)]
+        assert len(set(names)) == len(names)
 
 
 def test_texts_without_words_are_refused():
-    with pytest.raises(UserError, match="at least 2 words"):
-        next(documents(["a b c"], 100, 0))
+    for make in (documents, repetitions):
+        with pytest.raises(UserError, match="at least 2 words"):
+            make(["a b c"], 100, 0)
 
 
 def test_a_text_of_one_line_will_do():

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from rnope_jax.evaluation.study.findings import Findings
 
 #: Least score, of 100, at which a variant counts as able to retrieve.
-_RETRIEVES = 50.0
+RETRIEVES = 50.0
 
 #: Fewest seeds with which something is claimed.
 SEEDS = 3
@@ -93,9 +93,14 @@ CLAIMS = (
     Claim("RNoPE-SWA predicts text better than RoPE", "section 4", falling("loss", "rope", "rnope_swa")),
     Claim("NoPE attends most to the fact, RoPE less", "Table 3", falling("all mass needle", "nope", "rope")),
     Claim("RoPE attends more to the fact than QK-Norm", "Table 3", falling("all mass needle", "rope", "qk_norm")),
-    Claim("QK-Norm hardly attends to the beginning", "Table 3", falling("all mass begin", "rope", "qk_norm")),
+    Claim("QK-Norm attends less to the beginning than RoPE", "Table 3", falling("all mass begin", "rope", "qk_norm")),
     Claim("QK-Norm spreads its attention more than RoPE", "Table 9", falling("all entropy", "qk_norm", "rope")),
-    Claim("so it does on texts 4 times as long", "Table 9", falling("all entropy", "qk_norm", "rope"), multiple=4),
+    Claim(
+        "on texts 4 times as long, too, QK-Norm spreads its attention more than RoPE",
+        "Table 9",
+        falling("all entropy", "qk_norm", "rope"),
+        multiple=4,
+    ),
     Claim(
         "in a hybrid, NoPE layers attend more to the fact than RoPE layers",
         "Table 4",
@@ -124,7 +129,7 @@ CLAIMS = (
         about_retrieval=True,
     ),
     Claim(
-        "so it does from texts 4 times as long",
+        "RNoPE-SWA retrieves better than RoPE from texts 4 times as long",
         "RULER",
         falling("ruler", "rnope_swa", "rope"),
         multiple=4,
@@ -191,10 +196,11 @@ def judge(findings: Findings, trained: int, claims: Sequence[Claim] = CLAIMS) ->
             known = [value for value in values if value is not None]
             if len(known) == len(values):
                 margins[seed] = min(b - a for b, a in pairwise(known))
-        able = not claim.about_retrieval or any(_retrieves(findings, term.variant, trained) for term in claim.terms)
+        able = not claim.about_retrieval or any(retrieves(findings, term.variant, trained) for term in claim.terms)
         yield Verdict(claim, margins, able and bool(margins))
 
 
-def _retrieves(findings: Findings, variant: str, length: int) -> bool:
+def retrieves(findings: Findings, variant: str, length: int) -> bool:
+    """Whether a variant finds what it is asked for in texts of this length, by its mean score over seeds."""
     found = findings.mean(variant, "ruler", length)
-    return found is not None and found[0] >= _RETRIEVES
+    return found is not None and found[0] >= RETRIEVES

@@ -14,7 +14,7 @@ import numpy as np
 
 from rnope_jax.evaluation.analysis.figures import by_kind, by_length
 from rnope_jax.evaluation.analysis.probe import SEGMENTS
-from rnope_jax.evaluation.study.claims import SEEDS, VERDICTS, judge
+from rnope_jax.evaluation.study.claims import RETRIEVES, SEEDS, VERDICTS, Claim, Term, judge, retrieves
 from rnope_jax.evaluation.study.findings import Findings
 
 #: Most heat maps side by side.
@@ -40,6 +40,8 @@ def page(findings: Findings, trained: int, about: Mapping[str, str], figures: Se
         f"are not judged where no variant can retrieve from the {trained:,} tokens of a training row, of which lengths "
         "are multiples. Margins are means over seeds +- their standard deviation.",
         _summary(findings, trained),
+        _able(findings, trained),
+        *_plainly(findings, trained),
         _claims(findings, trained),
         "## Variants",
         _variants(findings),
@@ -68,6 +70,41 @@ def _summary(findings: Findings, trained: int) -> str:
     listed = ", ".join(f"{word} {counts[word]}" for word in VERDICTS)
     few = "" if len(findings.seeds) >= SEEDS else f" Nothing can be claimed with fewer than {SEEDS} seeds."
     return f"Verdicts on {counts.total()} findings: {listed}.{few}"
+
+
+def _able(findings: Findings, trained: int) -> str:
+    """Which variants have learned to retrieve; where attention of the others goes tells little about retrieval."""
+
+    able = {variant: retrieves(findings, variant, trained) for variant in findings.variants}
+    these = ", ".join(f"{variant} ({_able_seeds(findings, variant, trained)})" for variant in able if able[variant])
+    others = ", ".join(variant for variant in able if not able[variant])
+    rest = f" These do not: {others}; what they attend to says little about retrieval." if others else ""
+    return (
+        f"From the {trained:,} tokens of a training row these retrieve, that is score {RETRIEVES:g} or more on "
+        f"average: {these or 'none'}.{rest}"
+    )
+
+
+def _able_seeds(findings: Findings, variant: str, trained: int) -> str:
+    scores = [found.values["ruler", trained] for found in findings.of(variant)]
+    return f"{sum(score >= RETRIEVES for score in scores)} of {len(scores)} seeds"
+
+
+def _plainly(findings: Findings, trained: int) -> Iterator[str]:
+    """The findings by verdict, each with the means that it compares."""
+    for word in VERDICTS:
+        lines = []
+        for verdict in judge(findings, trained):
+            if verdict.word == word:
+                means = [_term_mean(findings, verdict.claim, term, trained) for term in verdict.claim.terms]
+                lines.append(f"- {verdict.claim.text} ({verdict.claim.source}): {', '.join(means)}")
+        if lines:
+            yield f"**{word.capitalize()}:**\n\n" + "\n".join(lines)
+
+
+def _term_mean(findings: Findings, claim: Claim, term: Term, trained: int) -> str:
+    found = findings.mean(term.variant, term.quantity, claim.multiple * trained)
+    return f"{term.variant} ({term.quantity}) {'was not measured' if found is None else format(found[0], '.3g')}"
 
 
 def _claims(findings: Findings, trained: int) -> str:
@@ -187,6 +224,8 @@ def _retrieval(findings: Findings, trained: int) -> bytes:
         axes.errorbar(lengths, means, np.nan_to_num(spreads), marker="o", markersize=4, capsize=2, label=variant)
     axes.axvline(trained, color="#999999", linestyle="--", linewidth=1)
     axes.set(xscale="log", xlabel="tokens", ylabel="score", ylim=(-3, 103), title="RULER, retrieval")
+    axes.set_xticks(findings.lengths, [f"{length:,}" for length in findings.lengths])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     return _png(figure)

@@ -65,6 +65,8 @@ def test_nothing_is_said_of_retrieval_where_no_variant_can_retrieve(tmp_path, sc
     (verdict,) = judge(findings, TRAINED, [Claim("", "", falling("ruler", "rope", "rnope_swa"), about_retrieval=True)])
     assert verdict.judged is judged
     assert verdict.words == ("appears (3 of 3 seeds)" if judged else "cannot be judged")
+    able = "rope (3 of 3 seeds). These do not: rnope_swa;" if judged else "none. These do not: rope, rnope_swa;"
+    assert f"on average: {able}" in page(findings, TRAINED, {}, [])
 
 
 def test_claims_on_variants_that_were_not_trained_are_left_out(tmp_path):
@@ -85,6 +87,8 @@ def test_the_page_shows_every_number_and_verdict(tmp_path):
     assert "- **Command**: `this one`" in text
     assert "| NoPE alone predicts text worse than RoPE | Table 2 | nope (loss) > rope (loss) at 1x | appears" in text
     assert "| 0.75 +- 0.25 |" in text
+    appear = text.partition("**Appears:**\n\n")[2].partition("\n\n")[0]
+    assert "- NoPE alone predicts text worse than RoPE (Table 2): nope (loss) 3, rope (loss) 2.25" in appear
     verdicts = "appears 2, unclear 0, does not appear 0, cannot be judged 0"
     assert f"\nVerdicts on 2 findings: {verdicts}.\n" in text
     assert "| rope | 2.250 +- 0.250 | 2.250 +- 0.250 |" in text
