@@ -124,6 +124,15 @@ def train_step(float32: Result, bfloat16: Result) -> Iterator[str]:
     if left:
         yield f"Left out of the rounds: {'; '.join(left)}.\n"
     yield source(float32, bfloat16)
+    # A length that is measured again leaves the others as they were.
+    earlier = [
+        f"{case['length']:,} {case['dtype']} ({case['date']})"
+        for measured in (float32, bfloat16)
+        for case in measured["found"]["cases"]
+        if case["date"] != max(each["date"] for each in measured["found"]["cases"])
+    ]
+    if earlier:
+        yield f"Other lengths were measured earlier: {', '.join(earlier)}.\n"
 
 
 def _reason(why: dict[str, Any]) -> str:
