@@ -14,7 +14,7 @@ import numpy as np
 
 from rnope_jax.evaluation.analysis.figures import by_kind, by_length
 from rnope_jax.evaluation.analysis.probe import SEGMENTS
-from rnope_jax.evaluation.study.claims import RETRIEVES, SEEDS, VERDICTS, Claim, Term, judge, retrieves
+from rnope_jax.evaluation.study.claims import RETRIEVES, SEEDS, VERDICTS, Claim, Term, Verdict, judge, retrieves
 from rnope_jax.evaluation.study.findings import Findings
 
 #: Most heat maps side by side.
@@ -30,6 +30,7 @@ def page(findings: Findings, trained: int, about: Mapping[str, str], figures: Se
       about: what was done, as headings of a list and their texts.
       figures: paths of `draw`'s figures, as seen from the page.
     """
+    verdicts = list(judge(findings, trained))
     parts = [
         "# The paper's comparison at small scale",
         "This page, its tables and its figures are written by the program that trained and measured the models.",
@@ -39,10 +40,10 @@ def page(findings: Findings, trained: int, about: Mapping[str, str], figures: Se
         "standard deviation between them; it is unclear if only some seeds have it, or by less. Findings on retrieval "
         f"are not judged where no variant can retrieve from the {trained:,} tokens of a training row, of which lengths "
         "are multiples. Margins are means over seeds +- their standard deviation.",
-        _summary(findings, trained),
+        _summary(findings, verdicts),
         _able(findings, trained),
-        *_plainly(findings, trained),
-        _claims(findings, trained),
+        *_plainly(findings, trained, verdicts),
+        _claims(verdicts),
         "## Variants",
         _variants(findings),
         "## Loss on text that no model has seen",
@@ -64,9 +65,9 @@ def page(findings: Findings, trained: int, about: Mapping[str, str], figures: Se
     return "\n\n".join(parts) + "\n"
 
 
-def _summary(findings: Findings, trained: int) -> str:
+def _summary(findings: Findings, verdicts: Sequence[Verdict]) -> str:
     """How many findings came to which verdict."""
-    counts = Counter(verdict.word for verdict in judge(findings, trained))
+    counts = Counter(verdict.word for verdict in verdicts)
     listed = ", ".join(f"{word} {counts[word]}" for word in VERDICTS)
     few = "" if len(findings.seeds) >= SEEDS else f" Nothing can be claimed with fewer than {SEEDS} seeds."
     return f"Verdicts on {counts.total()} findings: {listed}.{few}"
@@ -74,7 +75,6 @@ def _summary(findings: Findings, trained: int) -> str:
 
 def _able(findings: Findings, trained: int) -> str:
     """Which variants have learned to retrieve; where attention of the others goes tells little about retrieval."""
-
     able = {variant: retrieves(findings, variant, trained) for variant in findings.variants}
     these = ", ".join(f"{variant} ({_able_seeds(findings, variant, trained)})" for variant in able if able[variant])
     others = ", ".join(variant for variant in able if not able[variant])
@@ -90,11 +90,11 @@ def _able_seeds(findings: Findings, variant: str, trained: int) -> str:
     return f"{sum(score >= RETRIEVES for score in scores)} of {len(scores)} seeds"
 
 
-def _plainly(findings: Findings, trained: int) -> Iterator[str]:
+def _plainly(findings: Findings, trained: int, verdicts: Sequence[Verdict]) -> Iterator[str]:
     """The findings by verdict, each with the means that it compares."""
     for word in VERDICTS:
         lines = []
-        for verdict in judge(findings, trained):
+        for verdict in verdicts:
             if verdict.word == word:
                 means = [_term_mean(findings, verdict.claim, term, trained) for term in verdict.claim.terms]
                 lines.append(f"- {verdict.claim.text} ({verdict.claim.source}): {', '.join(means)}")
@@ -107,9 +107,9 @@ def _term_mean(findings: Findings, claim: Claim, term: Term, trained: int) -> st
     return f"{term.variant} ({term.quantity}) {'was not measured' if found is None else format(found[0], '.3g')}"
 
 
-def _claims(findings: Findings, trained: int) -> str:
+def _claims(verdicts: Sequence[Verdict]) -> str:
     rows = []
-    for verdict in judge(findings, trained):
+    for verdict in verdicts:
         claim = verdict.claim
         order = " > ".join(f"{term.variant} ({term.quantity})" for term in claim.terms)
         margin = "-"
