@@ -124,7 +124,7 @@ def _paper(variant: Variant) -> Config:
 
 
 def _study(name: str, pattern: layers.Pattern) -> Config:
-    """The same comparison for two CPU cores: 0.5M parameters, 2.4M tokens in rows of up to 256, no fine-tuning.
+    """The same comparison for two CPU cores: 0.5M parameters, 4M tokens in rows of up to 256, no fine-tuning.
 
     Everything here is chosen. A question takes 41 tokens, so a window of 32 does not even hold it: what is asked for
     can only be found in the full layers, of which eight layers have two in both orders. Texts that are read later may
@@ -157,7 +157,7 @@ def _study(name: str, pattern: layers.Pattern) -> Config:
             ),
             StageConfig(
                 name="train",
-                steps=800,
+                steps=1600,
                 sequence_length=STUDY_LENGTH,
                 batch_size=8,
                 packing="best_fit",  # a question without its facts would teach nothing
