@@ -14,7 +14,7 @@ import numpy as np
 
 from rnope_jax.evaluation.analysis.figures import by_kind, by_length
 from rnope_jax.evaluation.analysis.probe import SEGMENTS
-from rnope_jax.evaluation.study.claims import RETRIEVES, SEEDS, VERDICTS, Claim, Term, Verdict, judge, retrieves
+from rnope_jax.evaluation.study.claims import CLEAR, RETRIEVES, SEEDS, VERDICTS, Claim, Term, Verdict, judge, retrieves
 from rnope_jax.evaluation.study.findings import Findings
 
 #: Most heat maps side by side.
@@ -36,10 +36,11 @@ def page(findings: Findings, trained: int, about: Mapping[str, str], figures: Se
         "This page, its tables and its figures are written by the program that trained and measured the models.",
         "\n".join(f"- **{name}**: {text}" for name, text in about.items()),
         "## Which findings appear",
-        "A finding appears if every seed has the ordering, by a margin whose mean over seeds is greater than its "
-        "standard deviation between them; it is unclear if only some seeds have it, or by less. Findings on retrieval "
-        f"are not judged where no variant can retrieve from the {trained:,} tokens of a training row, of which lengths "
-        "are multiples. Margins are means over seeds +- their standard deviation.",
+        f"A finding appears if every seed has the ordering, by a margin whose mean over seeds is more than {CLEAR:g} "
+        "times its standard deviation between them: another seed should then have it, nine times of ten. It is unclear "
+        "if only some seeds have it, or by less. Findings on retrieval are not judged where no variant can retrieve "
+        f"from the {trained:,} tokens of a training row, of which lengths are multiples. Margins are means over seeds "
+        "+- their standard deviation.",
         _summary(findings, verdicts),
         _able(findings, trained),
         *_plainly(findings, trained, verdicts),

@@ -26,7 +26,8 @@ WORSE = Claim("worse", "somewhere", falling("loss", "nope", "rope"))
 @pytest.mark.parametrize(
     ("nope", "words", "margin"),
     [
-        ((2.1, 2.2, 2.3), "appears (3 of 3 seeds)", 0.2),
+        ((2.15, 2.2, 2.25), "appears (3 of 3 seeds)", 0.2),
+        ((2.1, 2.2, 2.3), "unclear (3 of 3 seeds)", 0.2),
         ((2.01, 2.01, 2.4), "unclear (3 of 3 seeds)", 0.14),
         ((2.1, 1.9, 2.3), "unclear (2 of 3 seeds)", 0.1),
         ((1.9, 1.8, 2.0), "does not appear (0 of 3 seeds)", -0.1),
