@@ -78,7 +78,10 @@ def prepare(
     if not inputs:
         raise UserError(f"nothing to prepare: give files or directories before {out}")
     if tokenizer is None:
-        raise UserError("give the tokenizer: --tokenizer TOKENIZER, a tokenizer.json or the directory that holds it")
+        raise UserError(
+            "give the tokenizer: --tokenizer TOKENIZER, a tokenizer.json or the directory that holds it; a run that "
+            "was given texts and none has trained one, RUN/tokenizer"
+        )
     if workers is not None and workers < 1:
         raise UserError(f"workers = {workers}: must be at least 1")
     options = preparing.Options(

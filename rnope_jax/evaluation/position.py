@@ -11,6 +11,7 @@ from rnope_jax.config import STDLIB, Config, DataConfig
 from rnope_jax.data import corpus
 from rnope_jax.data.sources import read_documents
 from rnope_jax.errors import UserError
+from rnope_jax.evaluation.lengths import LengthError
 from rnope_jax.evaluation.likelihood import likelihoods
 from rnope_jax.evaluation.records import Records
 from rnope_jax.inference import TextModel
@@ -73,7 +74,7 @@ def rows_of(model: TextModel, texts: Iterable[str], length: int, most: int) -> l
       most: rows wanted.
 
     Raises:
-      UserError: if the texts are too short for a single row.
+      LengthError: if the texts are too short for a single row.
     """
     rows: list[list[int]] = []
     rest: list[int] = []
@@ -85,9 +86,10 @@ def rows_of(model: TextModel, texts: Iterable[str], length: int, most: int) -> l
         if len(rows) == most:
             return rows
     if not rows:
-        raise UserError(
+        raise LengthError(
             f"--lengths {length}: all texts together have only {len(rest)} tokens; give smaller lengths, or more text "
-            "with --text"
+            "with --text",
+            length,
         )
     return rows
 

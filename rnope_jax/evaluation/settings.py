@@ -19,7 +19,7 @@ class Settings:
     """Tasks of RULER, or groups: retrieval, tracing, aggregation, "question answering"; all if none is named."""
     lengths: tuple[int, ...] = ()
     """Tokens of context, those of answers included; none stands for 1/2, 1, 2, 4 and 8 times the longest row of
-    training."""
+    training, without those that cannot be had."""
     depths: tuple[float, ...] = tuple(range(0, 101, 10))
     """Where needles lie, in percent of the haystack."""
     samples: int | None = None

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from rnope_jax.evaluation import needle as needles
 from rnope_jax.evaluation import plots, position, tables
+from rnope_jax.evaluation.lengths import Planned, at_those_that_can_be, lengths_for
 from rnope_jax.evaluation.records import results_of
 from rnope_jax.evaluation.ruler import material
 from rnope_jax.evaluation.ruler import measure as ruler_measure
@@ -26,19 +27,8 @@ from rnope_jax.files import write_text
 from rnope_jax.inference import TextModel
 from rnope_jax.run import Run
 
-#: Lengths in multiples of the longest row of training.
-_MULTIPLES = (0.5, 1, 2, 4, 8)
-#: What is taken for that where nothing is known, and the shortest that is taken unasked.
-_CONTEXT, _SHORTEST = 1024, 256
-
 #: Samples unless told otherwise.
 _ROWS, _NEEDLES, _SAMPLES = 16, 5, 20
-
-
-def lengths_for(context: int) -> tuple[int, ...]:
-    """Lengths within and past the longest row of training."""
-    found = {int((context or _CONTEXT) * multiple) for multiple in _MULTIPLES}
-    return tuple(sorted(length for length in found if length >= _SHORTEST)) or (_SHORTEST,)
 
 
 def evaluate(
@@ -70,15 +60,14 @@ def evaluate(
     console = console or Console(highlight=False)
     figures = directory / "figures" if out is None else out / "figures"
     out = out or default_directory(model, directory)
-    lengths = tuple(sorted(set(settings.lengths))) or lengths_for(model.context)
-    planned = _Plan(model, directory, settings, lengths)
+    planned = _Plan(model, directory, settings, report)
     with results_of(model, out):
         for name, run in planned.evaluations(out, report).items():
             result, table, figure = run()
             about = {"step": model.step, "training_context": model.context, "dtype": model.config.compute_dtype}
             data = {
                 "model": {"path": str(directory), **about},
-                "settings": settings.to_dict() | {"lengths": lengths},
+                "settings": settings.to_dict() | {"lengths": planned.lengths[name]},
                 **result,
             }
             write_text(out / f"{name}.json", json.dumps(data, indent=2) + "\n")
@@ -96,21 +85,37 @@ def default_directory(model: TextModel, directory: Path) -> Path:
 class _Plan:
     """Everything that can fail before a model is run has been done when this is made."""
 
-    def __init__(self, model: TextModel, directory: Path, settings: Settings, lengths: tuple[int, ...]):
-        self._model, self._settings, self._lengths = model, settings, lengths
+    def __init__(self, model: TextModel, directory: Path, settings: Settings, report: Callable[[str], None]):
+        self._model, self._settings, self._report = model, settings, report
+        self.lengths: dict[str, tuple[int, ...]] = {}
         self._title = f"{directory.absolute().name}, step {model.step}" if model.step else directory.absolute().name
         if settings.loss_by_position:
             run = Run(directory)
             config = run.config if run.checkpoints.exists() or run.imported.exists() else None
             texts = position.texts(model, directory, config, settings.text)
-            self._rows = position.rows_of(model, texts, lengths[-1], settings.samples or _ROWS)
+            most = settings.samples or _ROWS
+            self._rows = self._at("loss_by_position", lambda at: position.rows_of(model, texts, at[-1], most))
         if settings.needle or settings.ruler is not None:
             made = material(settings.haystack, settings.squad, settings.hotpotqa)
         if settings.needle:
-            self._needles = needles.generators(model, lengths, settings.depths, made, settings.seed)
+            depths, seed = settings.depths, settings.seed
+            self._needles = self._at("needle", lambda at: needles.generators(model, at, depths, made, seed))
         if settings.ruler is not None:
             names = ruler_measure.names(settings.ruler)
-            self._tasks = ruler_measure.generators(model, names, lengths, made, settings.seed)
+            seed = settings.seed
+            self._tasks = self._at("ruler", lambda at: ruler_measure.generators(model, names, at, made, seed))
+
+    def _at(self, name: str, plan: Callable[[tuple[int, ...]], Planned]) -> Planned:
+        """The plan of an evaluation, at the lengths that were asked for, or at those that it can have."""
+        lengths = tuple(sorted(set(self._settings.lengths)))
+        if lengths:
+            planned = plan(lengths)
+        else:
+            lengths, planned = at_those_that_can_be(
+                lengths_for(self._model.context), plan, lambda told: self._report(f"{name}: {told}")
+            )
+        self.lengths[name] = lengths
+        return planned
 
     def evaluations(self, out: Path, report: Callable[[str], None]) -> dict[str, Callable[[], tuple]]:
         """By name, what gives results as JSON, a table and a figure."""
@@ -126,9 +131,8 @@ class _Plan:
     def _loss(self, out: Path, report: Callable[[str], None]) -> tuple:
         model = self._model
         file = out / "loss_by_position.jsonl"
-        found = position.measure(
-            model, self._rows, self._lengths, file, batch_tokens=self._settings.batch_tokens, report=report
-        )
+        lengths, batch_tokens = self.lengths["loss_by_position"], self._settings.batch_tokens
+        found = position.measure(model, self._rows, lengths, file, batch_tokens=batch_tokens, report=report)
         title = f"{self._title}: loss by position, {found.rows} rows"
         return found.to_dict(), tables.loss_table(found, model.context), plots.loss_curve(found, model.context, title)
 

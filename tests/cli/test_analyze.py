@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from rnope_jax.cli.main import main
 from rnope_jax.interop import export
 from rnope_jax.layers import rnope, rnope_swa
 from tests.evaluation.analysis.texts import TEXT
+from tests.helpers import tiny_config
 from tests.interop.models import make_run, model
 
 
@@ -57,6 +59,16 @@ def test_an_exported_model_attends_as_its_run_does(runs, capsys):
     for group, average in ours["findings"][0]["groups"].items():
         assert theirs["findings"][0]["groups"][group]["mass"] == pytest.approx(average["mass"], abs=1e-6)
     assert not (exported / "evaluations").exists()
+
+
+def test_lengths_that_nobody_asked_for_are_those_that_can_be(runs, capsys, tmp_path):
+    stage = replace(tiny_config().stages[0], sequence_length=100)
+    run = make_run(tmp_path / "run", model(pattern=rnope(100.0), num_layers=2), stages=(stage,))
+    said = call(capsys, run.path, "--haystack", runs[0] / "text.txt", "--samples", 1)
+    found = json.loads((run.path / "evaluations" / "step-3" / "attention.json").read_text())["models"][0]["findings"]
+    assert [at["length"] for at in found] == [400]
+    for length in (100, 200):
+        assert f"{length} tokens are left out: length {length}: fact and question take" in said.err
 
 
 def test_an_interrupted_analysis_goes_on_with_the_next_text(runs, capsys, tmp_path, monkeypatch):

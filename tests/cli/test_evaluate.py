@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from rnope_jax import interop
 from rnope_jax.cli.main import main
+from rnope_jax.data import tokenizer
 from rnope_jax.layers import rnope_swa
 from tests.evaluation.reading import english
+from tests.helpers import tiny_config
 from tests.interop.models import make_run, model
 
 #: Where the texts of a run are long enough for every part of an evaluation.
@@ -78,6 +81,21 @@ def test_everything_is_measured_written_and_shown(run, text, capsys, tmp_path):
     assert own["ruler"]["cells"] == data["ruler"]["cells"]
     losses = [[entry["loss"] for entry in found["loss_by_position"]["by_position"]] for found in (own, data)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+def test_lengths_that_nobody_asked_for_are_those_that_can_be(tmp_path, capsys):
+    config = model(pattern=rnope_swa(5, 100.0), num_layers=2, vocab_size=2500)
+    stage = replace(tiny_config().stages[0], sequence_length=256)
+    run = make_run(tmp_path / "run", config, stages=(stage,))
+    text = tmp_path / "text.txt"
+    text.write_text("The river goes round the stone, and the stone lets it. " * 15)
+    said = call(capsys, run.path, "--loss-by-position", "--samples", "1", "--text", text).out
+    tokens = len(tokenizer.load(run.tokenizer).encode(text.read_text()))
+    assert 256 < tokens < 2048
+    for length in (256, 512, 1024, 2048):
+        assert (f"loss_by_position: {length:,} tokens are left out" in said) is (length > tokens)
+    measured = json.loads((run.path / "evaluations" / "step-3" / "loss_by_position.json").read_text())
+    assert measured["settings"]["lengths"] == [length for length in (256, 512, 1024) if length <= tokens]
 
 
 @pytest.mark.parametrize(

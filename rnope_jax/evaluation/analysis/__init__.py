@@ -9,8 +9,9 @@ from rnope_jax.data import tokenizer
 from rnope_jax.errors import UserError
 from rnope_jax.evaluation.analysis.kept import Kept
 from rnope_jax.evaluation.analysis.measure import measure
-from rnope_jax.evaluation.analysis.probe import Haystack, probes
+from rnope_jax.evaluation.analysis.probe import Haystack, Probe, probes
 from rnope_jax.evaluation.analysis.results import Analysis, summarize
+from rnope_jax.evaluation.lengths import at_those_that_can_be
 from rnope_jax.evaluation.records import fingerprint
 from rnope_jax.inference import load
 from rnope_jax.inference.layout import ComputeDtype
@@ -27,7 +28,8 @@ class Question:
     haystack: str
     """Text in which facts are hidden."""
     lengths: tuple[int, ...] = ()
-    """Tokens of each text; none takes multiples of the longest row that the first model was trained on."""
+    """Tokens of each text; none takes multiples of the longest row that the first model was trained on, without those
+    that are too short for fact and question."""
     depths: tuple[float, ...] = (0.5,)
     """Where facts are, as shares of the text before the question."""
     samples: int = 4
@@ -71,16 +73,23 @@ def analyze(
         question; before anything is computed.
     """
     sources = [open_source(path, verify=False) for path in models]
-    lengths = question.lengths or tuple(multiple * sources[0].context for multiple in MULTIPLES)
-    asked = []
+    haystacks = []
     for source in sources:
         if source.tokenizer is None:
             raise UserError(
                 f"{source.path}: there is no tokenizer with this model, so it cannot read text; "
                 "put its tokenizer.json there"
             )
-        haystack = Haystack(question.haystack, tokenizer.load(source.tokenizer))
-        asked.append(probes(haystack, lengths, question.depths, question.samples, question.seed))
+        haystacks.append(Haystack(question.haystack, tokenizer.load(source.tokenizer)))
+
+    def plan(lengths: tuple[int, ...]) -> list[dict[tuple[int, float], list[Probe]]]:
+        return [probes(each, lengths, question.depths, question.samples, question.seed) for each in haystacks]
+
+    if question.lengths:
+        asked = plan(question.lengths)
+    else:
+        unasked = tuple(multiple * sources[0].context for multiple in MULTIPLES)
+        _, asked = at_those_that_can_be(unasked, plan, report)
     analyses = []
     for source, name, texts in zip(sources, _names(models), asked, strict=True):
         model = load(source.path, dtype, trust_checkpoint=trust_checkpoint)

@@ -10,6 +10,7 @@ import numpy as np
 from rnope_jax.data import Tokenizer
 from rnope_jax.data.retrieval import Fact, draw_fact, vocabulary
 from rnope_jax.errors import UserError
+from rnope_jax.evaluation.lengths import LengthError
 
 #: Parts of a probe, in the order of the paper's tables.
 SEGMENTS = ("begin", "needle", "context", "qc")
@@ -60,7 +61,7 @@ class Haystack:
           rng: draws the fact and where the text begins; a text that is too short is repeated.
 
         Raises:
-          UserError: if the length is too short to hold anything but the fact and the question.
+          LengthError: if the length is too short to hold anything but the fact and the question.
         """
         fact = draw_fact(self.words, rng)
         needle = self.tokenizer.encode(f"{fact.sentence}\n")
@@ -68,7 +69,9 @@ class Haystack:
         room = length - 1 - len(needle) - len(question)
         if room < 2 * BEGIN_TOKENS:
             least = length - room + 2 * BEGIN_TOKENS
-            raise UserError(f"length {length}: fact and question take {length - room} tokens, give at least {least}")
+            raise LengthError(
+                f"length {length}: fact and question take {length - room} tokens, give at least {least}", length
+            )
         first = int(rng.choice(self.starts))
         text = self._from(first, room)
         at = self._near(first, round(depth * room), room)

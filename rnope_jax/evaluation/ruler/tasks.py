@@ -13,6 +13,7 @@ from typing import Any
 
 from rnope_jax.data import Tokenizer
 from rnope_jax.errors import UserError
+from rnope_jax.evaluation.lengths import LengthError
 from rnope_jax.evaluation.ruler import lists, niah, questions, tracing
 from rnope_jax.evaluation.ruler.fitting import Size, fit
 from rnope_jax.evaluation.ruler.niah import Needles
@@ -83,7 +84,7 @@ class Generator:
           seed: of all draws.
 
         Raises:
-          UserError: if the budget is too small for any variant.
+          LengthError: if the budget is too small for any variant.
         """
         self.task, self.length = task, length
         self._tokenizer, self._material, self._seed = tokenizer, material, seed
@@ -93,9 +94,10 @@ class Generator:
             smallest.append(max(self._smallest(self._draft(index)) for index in range(_PROBES)))
             if smallest[-1] <= length:
                 return
-        raise UserError(
+        raise LengthError(
             f"length = {length}: the smallest sample of {task.name} takes up to {min(smallest)} tokens with this "
-            "tokenizer; give a greater length, or leave the task out"
+            "tokenizer; give a greater length, or leave the task out",
+            length,
         )
 
     def samples(self, count: int) -> Iterator[Sample]:
