@@ -86,6 +86,8 @@ def start(
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         **({} if packages is None else {"PYTHONPATH": str(packages)}),
     }
+    if file_limit is not None:
+        environment.pop("COVERAGE_PROCESS_CONFIG", None)  # what counts lines could not write its file either
     command = [sys.executable, *map(str, limited), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
