@@ -27,28 +27,33 @@ def lengths_for(context: int) -> tuple[int, ...]:
     return tuple(sorted(length for length in found if length >= _SHORTEST)) or (_SHORTEST,)
 
 
-def at_those_that_can_be(
-    lengths: tuple[int, ...], plan: Callable[[tuple[int, ...]], Planned], report: Callable[[str], None]
+def planned(
+    asked: tuple[int, ...],
+    otherwise: tuple[int, ...],
+    plan: Callable[[tuple[int, ...]], Planned],
+    report: Callable[[str], None],
 ) -> tuple[tuple[int, ...], Planned]:
-    """Plans an evaluation at lengths that nobody asked for: those that it cannot have are told, and left out.
+    """Plans an evaluation at the lengths that were asked for, or else at those of others that it can have.
 
     Args:
-      lengths: tokens, rising.
+      asked: tokens; none of them is left out.
+      otherwise: taken where none is asked for.
       plan: makes the plan for lengths.
       report: told which length was left out, and why.
 
     Returns:
-      The lengths that are left, and their plan.
+      The lengths, and the plan for them.
 
     Raises:
-      LengthError: if none is left.
+      LengthError: if one that was asked for cannot be had, or none of the others.
     """
+    lengths = asked or otherwise
     while True:
         try:
             return lengths, plan(lengths)
         except LengthError as error:
             left = tuple(length for length in lengths if length != error.length)
-            if not left:
+            if asked or not left:
                 raise
             report(f"{error.length:,} tokens are left out: {error}")
             lengths = left

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from rnope_jax.evaluation import needle as needles
 from rnope_jax.evaluation import plots, position, tables
-from rnope_jax.evaluation.lengths import Planned, at_those_that_can_be, lengths_for
+from rnope_jax.evaluation.lengths import Planned, lengths_for, planned
 from rnope_jax.evaluation.records import results_of
 from rnope_jax.evaluation.ruler import material
 from rnope_jax.evaluation.ruler import measure as ruler_measure
@@ -60,14 +60,14 @@ def evaluate(
     console = console or Console(highlight=False)
     figures = directory / "figures" if out is None else out / "figures"
     out = out or default_directory(model, directory)
-    planned = _Plan(model, directory, settings, report)
+    plan = _Plan(model, directory, settings, report)
     with results_of(model, out):
-        for name, run in planned.evaluations(out, report).items():
+        for name, run in plan.evaluations(out).items():
             result, table, figure = run()
             about = {"step": model.step, "training_context": model.context, "dtype": model.config.compute_dtype}
             data = {
                 "model": {"path": str(directory), **about},
-                "settings": settings.to_dict() | {"lengths": planned.lengths[name]},
+                "settings": settings.to_dict() | {"lengths": plan.lengths[name]},
                 **result,
             }
             write_text(out / f"{name}.json", json.dumps(data, indent=2) + "\n")
@@ -96,48 +96,43 @@ class _Plan:
             most = settings.samples or _ROWS
             self._rows = self._at("loss_by_position", lambda at: position.rows_of(model, texts, at[-1], most))
         if settings.needle or settings.ruler is not None:
+            seed = settings.seed
             made = material(settings.haystack, settings.squad, settings.hotpotqa)
         if settings.needle:
-            depths, seed = settings.depths, settings.seed
+            depths = settings.depths
             self._needles = self._at("needle", lambda at: needles.generators(model, at, depths, made, seed))
         if settings.ruler is not None:
             names = ruler_measure.names(settings.ruler)
-            seed = settings.seed
             self._tasks = self._at("ruler", lambda at: ruler_measure.generators(model, names, at, made, seed))
 
     def _at(self, name: str, plan: Callable[[tuple[int, ...]], Planned]) -> Planned:
         """The plan of an evaluation, at the lengths that were asked for, or at those that it can have."""
-        lengths = tuple(sorted(set(self._settings.lengths)))
-        if lengths:
-            planned = plan(lengths)
-        else:
-            lengths, planned = at_those_that_can_be(
-                lengths_for(self._model.context), plan, lambda told: self._report(f"{name}: {told}")
-            )
-        self.lengths[name] = lengths
-        return planned
+        asked = tuple(sorted(set(self._settings.lengths)))
+        otherwise = lengths_for(self._model.context)
+        self.lengths[name], made = planned(asked, otherwise, plan, lambda told: self._report(f"{name}: {told}"))
+        return made
 
-    def evaluations(self, out: Path, report: Callable[[str], None]) -> dict[str, Callable[[], tuple]]:
+    def evaluations(self, out: Path) -> dict[str, Callable[[], tuple]]:
         """By name, what gives results as JSON, a table and a figure."""
         settings, asked = self._settings, {}
         if settings.loss_by_position:
-            asked["loss_by_position"] = lambda: self._loss(out, report)
+            asked["loss_by_position"] = lambda: self._loss(out)
         if settings.needle:
-            asked["needle"] = lambda: self._needle(out, report)
+            asked["needle"] = lambda: self._needle(out)
         if settings.ruler is not None:
-            asked["ruler"] = lambda: self._ruler(out, report)
+            asked["ruler"] = lambda: self._ruler(out)
         return asked
 
-    def _loss(self, out: Path, report: Callable[[str], None]) -> tuple:
+    def _loss(self, out: Path) -> tuple:
         model = self._model
         file = out / "loss_by_position.jsonl"
         lengths, batch_tokens = self.lengths["loss_by_position"], self._settings.batch_tokens
-        found = position.measure(model, self._rows, lengths, file, batch_tokens=batch_tokens, report=report)
+        found = position.measure(model, self._rows, lengths, file, batch_tokens=batch_tokens, report=self._report)
         title = f"{self._title}: loss by position, {found.rows} rows"
         return found.to_dict(), tables.loss_table(found, model.context), plots.loss_curve(found, model.context, title)
 
     def _cells(
-        self, wanted: Sequence[ruler_measure.Generator], samples: int, out: Path, report: Callable[[str], None]
+        self, wanted: Sequence[ruler_measure.Generator], samples: int, out: Path
     ) -> tuple[ruler_measure.Cell, ...]:
         """Answers to tasks; `samples` of each, where the settings do not say how many."""
         settings = self._settings
@@ -147,17 +142,17 @@ class _Plan:
             settings.samples or samples,
             out,
             batch_tokens=settings.batch_tokens,
-            report=report,
+            report=self._report,
         )
 
-    def _needle(self, out: Path, report: Callable[[str], None]) -> tuple:
+    def _needle(self, out: Path) -> tuple:
         model = self._model
-        found = needles.found(self._cells(self._needles, _NEEDLES, out / "needle", report), self._settings.depths)
+        found = needles.found(self._cells(self._needles, _NEEDLES, out / "needle"), self._settings.depths)
         figure = plots.heat_map(found, model.context, f"{self._title}: needle in a haystack")
         return found.to_dict(), tables.needle_table(found, model.context), figure
 
-    def _ruler(self, out: Path, report: Callable[[str], None]) -> tuple:
+    def _ruler(self, out: Path) -> tuple:
         model = self._model
-        found = ruler_measure.Ruler(self._cells(self._tasks, _SAMPLES, out / "ruler", report))
+        found = ruler_measure.Ruler(self._cells(self._tasks, _SAMPLES, out / "ruler"))
         figure = plots.score_lines(found, model.context, f"{self._title}: RULER")
         return found.to_dict(), tables.ruler_table(found, model.context), figure

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rnope_jax.evaluation.lengths import LengthError, at_those_that_can_be, lengths_for
+from rnope_jax.evaluation.lengths import LengthError, lengths_for, planned
 
 
 def plan(least: int, most: int):
@@ -28,11 +28,17 @@ def test_lengths_lie_within_and_past_the_rows_of_training():
 )
 def test_lengths_that_cannot_be_are_told_and_left_out(least, most, left):
     told = []
-    assert at_those_that_can_be((512, 1024, 2048), plan(least, most), told.append) == (left, f"plan for {left}")
+    assert planned((), (512, 1024, 2048), plan(least, most), told.append) == (left, f"plan for {left}")
     gone = [length for length in (2048, 1024, 512) if length not in left]
     assert told == [f"{n:,} tokens are left out: {n} is not between {least} and {most}" for n in gone]
 
 
 def test_where_no_length_can_be_that_is_an_error():
     with pytest.raises(LengthError, match="512 is not between 600 and 700"):
-        at_those_that_can_be((512, 1024), plan(600, 700), lambda _: None)
+        planned((), (512, 1024), plan(600, 700), lambda _: None)
+
+
+def test_a_length_that_was_asked_for_is_never_left_out():
+    assert planned((512, 700), (1024,), plan(500, 900), pytest.fail) == ((512, 700), "plan for (512, 700)")
+    with pytest.raises(LengthError, match="512 is not between 600 and 900"):
+        planned((512, 700), (1024,), plan(600, 900), pytest.fail)

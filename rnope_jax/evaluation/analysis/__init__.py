@@ -11,7 +11,7 @@ from rnope_jax.evaluation.analysis.kept import Kept
 from rnope_jax.evaluation.analysis.measure import measure
 from rnope_jax.evaluation.analysis.probe import Haystack, Probe, probes
 from rnope_jax.evaluation.analysis.results import Analysis, summarize
-from rnope_jax.evaluation.lengths import at_those_that_can_be
+from rnope_jax.evaluation.lengths import planned
 from rnope_jax.evaluation.records import fingerprint
 from rnope_jax.inference import load
 from rnope_jax.inference.layout import ComputeDtype
@@ -85,11 +85,8 @@ def analyze(
     def plan(lengths: tuple[int, ...]) -> list[dict[tuple[int, float], list[Probe]]]:
         return [probes(each, lengths, question.depths, question.samples, question.seed) for each in haystacks]
 
-    if question.lengths:
-        asked = plan(question.lengths)
-    else:
-        unasked = tuple(multiple * sources[0].context for multiple in MULTIPLES)
-        _, asked = at_those_that_can_be(unasked, plan, report)
+    otherwise = tuple(multiple * sources[0].context for multiple in MULTIPLES)
+    _, asked = planned(question.lengths, otherwise, plan, report)
     analyses = []
     for source, name, texts in zip(sources, _names(models), asked, strict=True):
         model = load(source.path, dtype, trust_checkpoint=trust_checkpoint)
