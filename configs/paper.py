@@ -129,9 +129,9 @@ def _study(name: str, pattern: layers.Pattern) -> Config:
     Everything here is chosen. A question takes 41 tokens, so a window of 32 does not even hold it: what is asked for
     can only be found in the full layers, of which eight layers have two in both orders. Texts that are read later may
     be 16 times as long as a row. The short rows that come first are for documents that repeat themselves: from these
-    a model of this size learns to look back sooner than from others. What is repeated is longer than a window, so
-    full layers have to learn it. `python -m benchmarks.study` makes the documents, trains these variants and compares
-    them.
+    a model of this size learns to look back sooner than from others. What is repeated is nearly always longer than a
+    window, so full layers have to learn it. `python -m benchmarks.study` makes the documents, trains these
+    variants and compares them.
     """
     return Config(
         name=name,

@@ -40,7 +40,7 @@ def test_repetitions_tell_words_and_numbers_again_in_the_same_order():
         assert {word for word in told if not word.isdigit()} <= words
         counts.add(period)
         numbers += sum(word.isdigit() for word in told[:period])
-    assert counts == set(range(12, 21))  # none so short that a window of the study would do
+    assert counts == set(range(12, 21))  # few of them fit into a window of the study
     assert 500 < numbers < 800  # of about sixteen hundred
 
 
