@@ -19,7 +19,11 @@ from rnope_jax import data, sharding, xla_flags
 from rnope_jax.checkpoint import Checkpoints
 from rnope_jax.cli import config_file
 from rnope_jax.evaluation.closing import close_run, opening
-from rnope_jax.training import Reporter, Trainer, preflight, processes, restore_or_init, stop_on_signals
+from rnope_jax.training import preflight, processes
+from rnope_jax.training.loop import Trainer
+from rnope_jax.training.metrics import Reporter
+from rnope_jax.training.signals import stop_on_signals
+from rnope_jax.training.start import restore_or_init
 
 
 def main() -> None:

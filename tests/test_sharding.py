@@ -61,10 +61,19 @@ def single():
 
 
 # Chunks of the feed-forward layers are compiled apart on a mesh; 5 divides no part of a row.
-@pytest.mark.parametrize(("sizes", "chunk"), [*((s, None) for s in MESHES), ((2, 2, 2), 5), ((1, 2, 2, 2), 5)], ids=str)
-def test_loss_and_gradients_equal_those_of_one_device(sizes, chunk, single):
+@pytest.mark.parametrize(
+    ("sizes", "other"),
+    [
+        *((s, {}) for s in MESHES),
+        ((2, 2, 2), {"mlp_chunk": 5}),
+        ((1, 2, 2, 2), {"mlp_chunk": 5}),
+        ((1, 2, 2, 2), {"remat": "sequential"}),
+    ],
+    ids=str,
+)
+def test_loss_and_gradients_equal_those_of_one_device(sizes, other, single):
     mesh = mesh_of(sizes)
-    loss_of = partial(loss, config=replace(CONFIG, mlp_chunk=chunk))
+    loss_of = partial(loss, config=replace(CONFIG, **other))
     places = shardings(CONFIG, mesh)
     rows = sharding(mesh, ("batch", "sequence"))
     order = zigzag(LENGTH, mesh.shape["context"])

@@ -57,7 +57,7 @@ def run(trace: str, arguments: list[str], *, compile_anew: bool = False) -> int:
     from rnope_jax import data
     from rnope_jax.checkpoint import Checkpoints, integrity
     from rnope_jax.cli.errors import exit_code
-    from rnope_jax.training import Trainer
+    from rnope_jax.training.loop import Trainer
 
     if compile_anew:
         jax.config.update("jax_enable_compilation_cache", False)

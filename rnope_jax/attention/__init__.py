@@ -11,12 +11,21 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rnope_jax.attention import blockwise, context, cudnn, reference, splash
+from rnope_jax.attention import blockwise, context, cudnn, reference
 from rnope_jax.attention.device import is_nvidia, target
 from rnope_jax.attention.spec import SAVED, AttentionSpec, default_scale, visible
 from rnope_jax.config import ModelConfig
 from rnope_jax.errors import UserError
 from rnope_jax.sharding import context_parts
+
+
+def _load_splash() -> ModuleType:
+    """The module, imported where it is used: without Pallas a program starts sooner and smaller."""
+    return import_module("rnope_jax.attention.splash")
+
+
+def _splash(*args: Any, **options: Any) -> jax.Array:
+    return _load_splash().attend(*args, **options)
 
 
 def _load_pallas_gpu() -> ModuleType:
@@ -42,7 +51,7 @@ def _pallas_gpu(*args: Any, **options: Any) -> jax.Array:
 BACKENDS: dict[str, Callable[..., jax.Array]] = {
     "reference": reference.attend,
     "blockwise": blockwise.attend,
-    "splash": splash.attend,
+    "splash": _splash,
     "cudnn": cudnn.attend,
     "pallas_gpu": _pallas_gpu,
 }
@@ -105,7 +114,7 @@ def check(
       UserError: if it does not, or cannot compute such layers.
     """
     if backend == "splash":
-        splash.check_platform(platform)
+        _load_splash().check_platform(platform)
     elif backend == "cudnn":
         cudnn.check_platform(platform, kind)
         if message := cudnn.refusal(packed=packed, head_dim=head_dim, dtype=dtype):

@@ -41,11 +41,12 @@ class ModelConfig(Schema):
     attention: Literal["auto", "splash", "pallas_gpu", "cudnn", "blockwise", "reference"] = "auto"
     """Attention backend: splash (TPU), pallas_gpu (NVIDIA GPU), cudnn (NVIDIA GPU, rows that are not packed),
     blockwise (any platform), reference (for tests); auto: the best that the device has."""
-    remat: Literal["full", "attention", "none", "offload"] = "full"
+    remat: Literal["full", "attention", "none", "offload", "sequential"] = "full"
     """What the backward pass recomputes: whole layers (full), all of them but attention, whose output and log-sum-exp
     are kept (attention), or nothing (none). Each keeps more memory and computes less than the one before. "offload"
     recomputes what "attention" does, and has all that the scanned layers keep, their inputs too, in the host's
-    memory; needs two periods of the pattern."""
+    memory; needs two periods of the pattern. "sequential" is "full", and the backward pass ends with one layer before
+    it takes up the next: the least memory on a CPU; on a GPU it saves nothing."""
     mlp_chunk: int | None = None
     """Positions per row, of the part that a device holds, for which the activations of a feed-forward layer exist at
     a time; the backward pass computes them again. None: all positions, as `remat` says."""

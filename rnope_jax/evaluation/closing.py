@@ -16,8 +16,9 @@ from rnope_jax.files import write_text
 from rnope_jax.inference import Sampling, load
 from rnope_jax.run import Run
 from rnope_jax.sharding import make_mesh
-from rnope_jax.training import Trainer, processes
+from rnope_jax.training import processes
 from rnope_jax.training.evaluation import xz_bits_per_byte
+from rnope_jax.training.loop import Trainer
 from rnope_jax.training.state import TrainState
 
 

@@ -18,6 +18,7 @@ from rnope_jax.attention import SAVED, AttentionSpec
 from rnope_jax.config import ModelConfig
 from rnope_jax.layers import Pattern
 from rnope_jax.model import cache as caches
+from rnope_jax.model import sequential
 from rnope_jax.model.block import Block, Rows
 from rnope_jax.model.linear import project
 from rnope_jax.model.norm import LayerNorm
@@ -73,7 +74,9 @@ class Transformer(nnx.Module):
                 h = self._remat(graph, in_loop=self.config.num_periods > 1)(state, h, rows)
             return h, None
 
-        if graphs:
+        if graphs and self.config.remat == "sequential":
+            h = sequential.run(tuple(graphs), states, h, rows)
+        elif graphs:
             h, _ = jax.lax.scan(period, h, states)
         for graph, state in zip(*_split(self.remainder), strict=True):
             h = self._remat(graph, in_loop=False)(state, h, rows)
@@ -177,6 +180,7 @@ class Transformer(nnx.Module):
         attention = policies.save_only_these_names(SAVED)
         policy = {
             "full": None,
+            "sequential": None,
             "attention": attention,
             # A layer that is not in the loop is wanted back almost at once: there is no use in moving it.
             "offload": policies.save_and_offload_only_these_names(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rnope_jax.cli.config_file import load
-from rnope_jax.training import open_run
+from rnope_jax.run import open_run
 from tests.end_to_end.commands import TINY, Ended, rnope_here, train_here
 from tests.training.runs import tree_hash
 

@@ -83,7 +83,8 @@ def test_a_run_that_was_moved_resumes(run, text, tmp_path):
     """Up to the look into it; what training does then is in interop/test_flows.py."""
     from rnope_jax import data
     from rnope_jax.cli.config_file import load
-    from rnope_jax.training import check_source, open_run
+    from rnope_jax.run import open_run
+    from rnope_jax.training.start import check_source
 
     moved = run.rename(tmp_path / "moved")
     config = load("moved/config.json")

@@ -8,7 +8,7 @@ import pytest
 
 from rnope_jax import model
 from rnope_jax.checkpoint import saved_weights
-from rnope_jax.training import Run
+from rnope_jax.run import Run
 from tests.end_to_end.commands import TINY, finish, signal_when, start
 from tests.training.runs import metrics
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rnope_jax.training import Run
+from rnope_jax.run import Run
 from tests.end_to_end.commands import ROOT, TINY, finish, rnope_here, start
 from tests.training.runs import metrics
 

@@ -18,7 +18,8 @@ from rnope_jax.inference import load as load_text
 from rnope_jax.interop import open_source, verify
 from rnope_jax.interop.directory import open_directory
 from rnope_jax.run import Run, open_run
-from rnope_jax.training import check_source, restore_or_init, start
+from rnope_jax.training import start
+from rnope_jax.training.start import check_source, restore_or_init
 from rnope_jax.training.state import begin, state_shardings
 from tests.helpers import random_params
 from tests.interop.models import make_run

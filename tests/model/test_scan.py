@@ -54,13 +54,21 @@ def value_and_gradients(hidden, params):
     return h, gradients
 
 
-# Two periods and two layers more; no whole period; whole periods only; another order.
+# Two periods and two layers more; no whole period; whole periods only; another order; the other program.
 @pytest.mark.parametrize(
-    ("layers", "order"), [(10, "local_first"), (3, "local_first"), (8, "local_first"), (6, "global_first")]
+    ("layers", "order", "remat"),
+    [
+        (10, "local_first", "full"),
+        (3, "local_first", "full"),
+        (8, "local_first", "full"),
+        (6, "global_first", "full"),
+        (10, "local_first", "sequential"),
+        (3, "local_first", "sequential"),
+    ],
 )
-def test_scan_equals_a_loop_over_layers(layers, order):
+def test_scan_equals_a_loop_over_layers(layers, order, remat):
     pattern = rnope_swa(window=4, theta=100.0, order=order)
-    config = tiny_model(pattern=pattern, num_layers=layers, attention="reference")
+    config = tiny_model(pattern=pattern, num_layers=layers, attention="reference", remat=remat)
     params, tokens = random_params(config), random_tokens(config, 2, 12)
     rows = definition.rows_of(config, definition.positions_from_zero(2, 12))
 
@@ -82,8 +90,10 @@ def test_recomputation_changes_no_value_and_no_gradient():
         ("attention", None),
         ("full", None),
         ("offload", None),
+        ("sequential", None),
         ("none", 5),
         ("full", 4),
+        ("sequential", 5),
     ):
         config = tiny_model(remat=remat, mlp_chunk=chunk)
         tokens = random_tokens(config, 2, 12)
@@ -111,6 +121,15 @@ def test_recomputation_saves_memory():
         sizes[remat] = lowered_gradient(config, 256).compile().memory_analysis().temp_size_in_bytes
     assert sizes["full"] < sizes["none"] / 3
     assert sizes["full"] < sizes["attention"] < sizes["none"] / 2
+
+
+def test_sequential_layers_share_no_memory_with_the_next():
+    """A period has four layers: what one needs for its backward pass is there once, not four times."""
+    sizes = {}
+    for remat in ("full", "sequential"):
+        config = tiny_model(pattern=rnope_swa(window=4, theta=100.0), num_layers=8, d_ff=512, remat=remat)
+        sizes[remat] = lowered_gradient(config, 256).compile().memory_analysis().temp_size_in_bytes
+    assert sizes["sequential"] < sizes["full"] / 2
 
 
 def moved(config, length):
@@ -145,7 +164,7 @@ def test_a_feed_forward_layer_in_chunks_never_exists_whole():
     assert saved > 2 * length * width * 4
 
 
-@pytest.mark.parametrize("remat", ["full", "attention", "none"])
+@pytest.mark.parametrize("remat", ["full", "attention", "none", "sequential"])
 def test_program_does_not_grow_with_depth(remat):
     model = partial(tiny_model, pattern=rnope_swa(window=4, theta=100.0), remat=remat)
     shallow, deep = (len(lowered_gradient(model(num_layers=layers)).as_text()) for layers in (8, 32))

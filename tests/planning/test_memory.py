@@ -46,9 +46,11 @@ def test_the_categories_of_a_compiled_step_are_those_counted_by_hand():
     assert not compiled.warnings
 
 
-@pytest.mark.parametrize(("accumulation", "context"), [(1, 1), (2, 1), (1, 2)])
-def test_full_remat_keeps_the_input_of_each_layer(accumulation, context):
-    config = config_of(remat="full", num_layers=40, d_model=64)
+@pytest.mark.parametrize(
+    ("remat", "accumulation", "context"), [("full", 1, 1), ("full", 2, 1), ("full", 1, 2), ("sequential", 1, 1)]
+)
+def test_full_remat_keeps_the_input_of_each_layer(remat, accumulation, context):
+    config = config_of(remat=remat, num_layers=40, d_model=64)
     stage = replace(config.stages[0], accumulation=accumulation)
     config = replace(config, stages=(stage,), mesh=MeshConfig(fsdp=4, context=context, tensor=2 // context))
     mesh = make_mesh(config.mesh)

@@ -36,7 +36,9 @@ def test_what_is_computed_again():
     attention = flops.forward_flops(model, tokens) - head - matrices
     assert recomputed_flops(model, tokens) == head + attention // 2
     assert recomputed_flops(replace(model, remat="attention"), tokens) == head + matrices + attention // 2
-    assert recomputed_flops(replace(model, remat="full"), tokens) == head + matrices + attention + attention // 2
+    for remat in ("full", "sequential"):
+        whole = head + matrices + attention + attention // 2
+        assert recomputed_flops(replace(model, remat=remat), tokens) == whole
 
 
 def test_times_and_what_binds():

@@ -24,8 +24,12 @@ from rnope_jax.config import (
     ScheduleConfig,
     StageConfig,
 )
-from rnope_jax.training import Reporter, Run, Trainer, loop, open_run, restore_or_init, start
+from rnope_jax.run import Run, open_run
+from rnope_jax.training import loop, start
+from rnope_jax.training.loop import Trainer
+from rnope_jax.training.metrics import Reporter
 from rnope_jax.training.signals import StopRequest
+from rnope_jax.training.start import restore_or_init
 from rnope_jax.training.state import TrainState, init_state, state_shardings
 from rnope_jax.training.step import make_evaluation_step
 from tests.helpers import tiny_model

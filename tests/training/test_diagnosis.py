@@ -9,8 +9,8 @@ import pytest
 from rnope_jax import model
 from rnope_jax.config import OptimizerConfig
 from rnope_jax.data import Mixture
-from rnope_jax.training import TrainingError
 from rnope_jax.training.diagnosis import bad_gradients, first_bad
+from rnope_jax.training.loop import TrainingError
 from tests.helpers import random_params, tiny_model
 from tests.training.runs import metrics, run_config, train
 from tests.training.steps import mesh_of, packed_batch, step_config, take_steps

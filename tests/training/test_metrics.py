@@ -5,8 +5,8 @@ import json
 import pytest
 
 from rnope_jax.config import LoggingConfig
-from rnope_jax.training import Reporter, Run
-from rnope_jax.training.metrics import Clock, progress_line
+from rnope_jax.run import Run
+from rnope_jax.training.metrics import Clock, Reporter, progress_line
 
 
 def lines(run: Run) -> list[dict]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from rnope_jax.errors import UserError
-from rnope_jax.training import Run, open_run
+from rnope_jax.run import Run, open_run
 from tests.training.runs import run_config, tree_hash
 
 

@@ -13,7 +13,8 @@ import pytest
 from rnope_jax.checkpoint import integrity
 from rnope_jax.data import Mixture
 from rnope_jax.errors import Stopped
-from rnope_jax.training import loop, signals, stop_on_signals
+from rnope_jax.training import loop, signals
+from rnope_jax.training.signals import stop_on_signals
 from tests.training.runs import SharingTrainer, run_config, train
 
 #: Seconds after which what should have been left alone has been waited for.

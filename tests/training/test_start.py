@@ -15,7 +15,8 @@ from rnope_jax.config import CheckpointConfig, InitConfig, OptimizerConfig
 from rnope_jax.errors import UserError
 from rnope_jax.interop.names import HUGGING_FACE, tensors
 from rnope_jax.layers import LayerKind, rnope_swa
-from rnope_jax.training import check_source, open_run, restore_or_init
+from rnope_jax.run import open_run
+from rnope_jax.training.start import check_source, restore_or_init
 from rnope_jax.training.state import Health, TrainState, make_optimizer
 from rnope_jax.training.step import to_devices
 from rnope_jax.weights import rearranged
