@@ -90,13 +90,18 @@ def sides(case: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
 def train_step(float32: Result, bfloat16: Result) -> Iterator[str]:
     """Steps beside transformers."""
     about = float32["found"]["model"]
-    settings = float32["found"]["ours"]
+    settings = [
+        f'`{name}` with `model.remat = "{each["remat"]}"`, `model.mlp_chunk = {each["mlp_chunk"]}`, '
+        f"`loss.chunk = {each['loss_chunk']}`"
+        for name, each in float32["found"]["ours"].items()
+    ]
     yield "## A training step on a CPU\n"
     yield (
         f"Forward, backward and AdamW of {about['parameters'] / 1e6:.0f}M parameters ({about['num_layers']} layers of "
         f"width {about['d_model']}, {about['num_heads']} heads, {about['vocab_size']:,} words, window "
-        f"{about['window']}) in one row, beside transformers' Cohere2 of the same shape. Ours with `model.remat = "
-        f'"{settings["remat"]}"` and `model.mlp_chunk = {settings["mlp_chunk"]}`; bfloat16 is autocast there.\n'
+        f"{about['window']}) in one row, beside transformers' Cohere2 of the same shape: {'; '.join(settings)}. Where "
+        "there are two ratios, the second is to the second of ours. Programs were compiled by an earlier process; in "
+        "brackets, what the process that compiled them had at most. bfloat16 is autocast there.\n"
     )
     rows = []
     for found in (float32["found"], bfloat16["found"]):
@@ -109,9 +114,9 @@ def train_step(float32: Result, bfloat16: Result) -> Iterator[str]:
                         f"{side['step_ms'] / 1e3:.2f}",
                         f"{side['tokens_per_second']:,}",
                         side["model_gflops"],
-                        f"{side['peak_gib']:.2f}",
-                        side.get("time_ratio", ""),
-                        side.get("our_memory", ""),
+                        f"{side['peak_gib']:.2f}" + _first_start(side),
+                        ", ".join(map(str, side.get("time_ratio", {}).values())),
+                        ", ".join(map(str, side.get("our_memory", {}).values())),
                     ]
                 )
     yield table(["tokens", "", "s", "tokens/s", "GFLOP/s", "GiB", "time / ours", "our memory / theirs"], rows)
@@ -133,6 +138,10 @@ def train_step(float32: Result, bfloat16: Result) -> Iterator[str]:
     ]
     if earlier:
         yield f"Other lengths were measured earlier: {', '.join(earlier)}.\n"
+
+
+def _first_start(side: dict[str, Any]) -> str:
+    return f" ({side['peak_gib_of_first_start']:.2f})" if "peak_gib_of_first_start" in side else ""
 
 
 def _reason(why: dict[str, Any]) -> str:

@@ -4,14 +4,16 @@
 
 Each setting runs in a process of its own and waits while another is measured; settings alternate,
 round by round. A time is the median over rounds; a ratio is the median of the ratios within a round.
-Peak memory is the high-water mark of the process, interpreter and libraries included. The lengths
-of `--alone` are measured without a peer.
+Peak memory is the high-water mark of the process, interpreter and libraries included. What compiles
+was started once before, so that it finds its programs in the cache that jax and torch keep; the peak
+of that first start is recorded besides. The lengths of `--alone` are measured without a peer.
 """
 
 import argparse
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +25,12 @@ from rnope_jax import flops
 from rnope_jax.config import Config, LossConfig, ModelConfig, ScheduleConfig, StageConfig
 
 OURS = "rnope_jax"
+
+#: Our settings of the model and, as `loss_chunk`, of the loss: the fastest, and that of least memory.
+SETTINGS = {
+    OURS: {"remat": "attention", "mlp_chunk": 512, "loss_chunk": 512},
+    f"{OURS}, sequential": {"remat": "sequential", "mlp_chunk": 256, "loss_chunk": 128},
+}
 
 #: transformers' settings: attention, compiled, gradient checkpointing.
 PEERS = {
@@ -38,6 +46,9 @@ SLOW = 1.15
 #: Bytes that a setting may hold, as a share of the machine's memory, so that the machine itself is not at risk.
 SHARE = 0.5
 
+#: Where jax and torch look for the directories in which they keep compiled programs.
+CACHES = ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+
 #: Seconds of a step, loss.
 Timed = tuple[float, float]
 
@@ -48,32 +59,36 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="*", type=int, default=[2048, 8192])
     parser.add_argument("--alone", nargs="*", type=int, default=[])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--remat", choices=("full", "attention", "none"), default="attention")
-    parser.add_argument("--mlp-chunk", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    settings = {"compute_dtype": arguments.dtype, "remat": arguments.remat, "mlp_chunk": arguments.mlp_chunk}
     found: list[dict[str, Any]] = []
     before = RESULTS / f"train_step_{arguments.dtype}.json"
-    if before.exists() and (known := json.loads(before.read_text())["found"])["ours"] == settings:
+    if before.exists() and (known := json.loads(before.read_text())["found"])["ours"] == SETTINGS:
         found = known["cases"]  # of other lengths, as each of them says when
     for length in (*arguments.lengths, *arguments.alone):
         peers = PEERS if length in arguments.lengths else {}
-        case = compare(length, settings, peers, arguments.rounds)
+        with tempfile.TemporaryDirectory() as programs:
+            os.environ |= {name: f"{programs}/{name}" for name in CACHES}  # the sides inherit them
+            case = compare(length, arguments.dtype, peers, arguments.rounds)
         found = sorted([*(each for each in found if each["length"] != length), case], key=lambda each: each["length"])
         print(json.dumps(case, indent=2), flush=True)
         # Written as it grows: a later length may be too much for the machine.
-        record("train_step", {"model": shape(MODEL), "ours": settings, "cases": found}, variant=arguments.dtype)
+        record("train_step", {"model": shape(MODEL), "ours": SETTINGS, "cases": found}, variant=arguments.dtype)
 
 
-def compare(length: int, settings: dict[str, Any], peers: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Times and peak memory of every setting at one length; `settings` are those of our model."""
-    dtype = settings["compute_dtype"]
-    sides, first = {OURS: Side(ours, length, settings)}, {}
+def compare(length: int, dtype: str, peers: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Times and peak memory of every setting at one length."""
+    sides: dict[str, Side] = {}
+    first: dict[str, float] = {}
+    first_start: dict[str, float] = {}
+    for name, settings in SETTINGS.items():
+        sides[name], first_start[name] = started_twice(ours, length, settings | {"compute_dtype": dtype})
     result: dict[str, Any] = {"length": length, "dtype": dtype, "rounds": rounds, "date": now(), "left_out": {}}
     for name, setting in peers.items():
         if setting[0] == "eager" and (kept := eager_bytes(length)) > SHARE * machine()["memory_gib"] * 2**30:
             result["left_out"][name] = {"would_keep_gib": round(kept / 2**30)}
+        elif setting[1]:
+            sides[name], first_start[name] = started_twice(peer, length, dtype, *setting)
         else:
             sides[name] = Side(peer, length, dtype, *setting)
     peers = {name: setting for name, setting in peers.items() if name in sides}
@@ -94,7 +109,7 @@ def compare(length: int, settings: dict[str, Any], peers: dict[str, Any], rounds
             times.append(sides[name].measure("step"))
         loads.append(round(os.getloadavg()[0], 1))
     result["load"] = loads
-    own = [seconds for seconds, _ in timed[OURS]]
+    own = {name: [seconds for seconds, _ in timed[name]] for name in SETTINGS}
     memory = {name: side.measure("peak") for name, side in sides.items()}
     for name, times in timed.items():
         seconds = [each for each, _ in times]
@@ -107,10 +122,24 @@ def compare(length: int, settings: dict[str, Any], peers: dict[str, Any], rounds
             "peak_gib": memory[name],
             "last_loss": round(times[-1][1], 4),
         }
-        if name != OURS:
-            result[name] |= {"time_ratio": ratio(seconds, own), "our_memory": round(memory[OURS] / memory[name], 2)}
+        if name in first_start:
+            result[name]["peak_gib_of_first_start"] = first_start[name]
+        if name not in SETTINGS:
+            result[name]["time_ratio"] = {ours: ratio(seconds, own[ours]) for ours in SETTINGS}
+            result[name]["our_memory"] = {ours: round(memory[ours] / memory[name], 2) for ours in SETTINGS}
         sides[name].close()
     return result
+
+
+def started_twice(begin: Callable[..., Callable[..., Any]], *arguments: Any) -> tuple[Side, float]:
+    """A side that finds its programs compiled, and the peak memory in GiB of the first, which compiled them."""
+    first = Side(begin, *arguments)
+    first.measure("step")
+    if begin is peer:
+        first.measure("step")  # torch makes the moments at the end of the first step
+    memory = first.measure("peak")
+    first.close()
+    return Side(begin, *arguments), memory
 
 
 def eager_bytes(length: int) -> int:
@@ -166,11 +195,13 @@ def ready(config: Config) -> tuple[Any, Any, Any]:
 
 
 def recipe(model: ModelConfig, length: int, settings: dict[str, Any], rows: int = 1) -> Config:
-    """What is trained: a model with other settings."""
+    """What is trained: a model with other settings, and with logits for `loss_chunk` positions (512) at a time."""
+    settings = dict(settings)
+    loss = LossConfig(chunk=settings.pop("loss_chunk", 512))
     model = replace(model, **settings)
     schedule = ScheduleConfig(peak=1e-4, warmup_steps=1)
     stage = StageConfig(name="only", steps=1000, sequence_length=length, batch_size=rows, schedule=schedule)
-    return Config(name="train_step", model=model, stages=(stage,), loss=LossConfig(chunk=512))
+    return Config(name="train_step", model=model, stages=(stage,), loss=loss)
 
 
 def peer(
