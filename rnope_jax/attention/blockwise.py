@@ -3,12 +3,14 @@
 A window layer scans blocks of queries, each against a static slice of the keys that it can see:
 time and memory grow linearly with the sequence. A full layer visits only the tiles of the lower
 triangle with an online softmax (FlashAttention-2's recurrences), so that no S x S array ever
-exists; its backward pass recomputes the tiles from the saved log-sum-exp.
+exists, and of those only the ones in which some query and key may be of one document; its backward
+pass recomputes the tiles from the saved log-sum-exp.
 
 Inside, the query heads that share a key head are rows of one matrix: [B, K, G x rows, D] with
 G = H / K. Every product is then a plain batched matrix product.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -216,6 +218,25 @@ class _Tiles(NamedTuple):
             mask &= self.segments[:, i, :, None] == self.key_segments[:, j, None, :]
         return _masked_logits(queries, keys, mask, scale)
 
+    def scan(self, visit: Callable[[Any, jax.Array, jax.Array], Any], start: Any, tiles: jax.Array) -> Any:
+        """What `visit` makes of `start`, one pair of tiles [P, 2] after another, where a query may see a key."""
+        if self.segments is None or self.key_segments is None:
+            return jax.lax.scan(lambda carry, pair: (visit(carry, pair[0], pair[1]), None), start, tiles)[0]
+
+        # Tiles that share a document have ids in common; packed rows number their documents in order, so that ids of
+        # tiles that share none lie apart. In any other order tiles may be visited in vain, but none is left out.
+        (low, high), (key_low, key_high) = (
+            (ids.min(-1)[:, of], ids.max(-1)[:, of])
+            for ids, of in zip((self.segments, self.key_segments), tiles.T, strict=True)
+        )
+        needed = ((low <= key_high) & (key_low <= high)).any(0)
+
+        def step(carry: Any, of: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            (i, j), needed = of
+            return jax.lax.cond(needed, visit, lambda carry, i, j: carry, carry, i, j), None
+
+        return jax.lax.scan(step, start, (tiles, needed))[0]
+
 
 def _split_tiles(index: jax.Array, segments: jax.Array | None, key_segments: jax.Array | None, tile: int) -> _Tiles:
     split = [None if x is None else x.reshape(x.shape[0], -1, tile) for x in (segments, key_segments)]
@@ -253,20 +274,19 @@ def _full_forward(
     keys, values = _key_blocks(k, tile), _key_blocks(v, tile)
     masks = _split_tiles(index, segments, key_segments, tile)
 
-    def step(carry: Any, pair: jax.Array) -> tuple[Any, None]:
+    def visit(carry: Any, i: jax.Array, j: jax.Array) -> Any:
         outputs, maxima, sums = carry
-        i, j = pair[0], pair[1]
         logits = masks.logits(queries[i], keys[j], i, j, scale)
         maximum = jnp.maximum(maxima[i], logits.max(-1))
         weights = jnp.exp(logits - maximum[..., None])
         decay = jnp.exp(maxima[i] - maximum)
         update = jnp.einsum("bkst,bktd->bksd", weights.astype(v.dtype), values[j], preferred_element_type=jnp.float32)
         outputs = outputs.at[i].set(outputs[i] * decay[..., None] + update)
-        return (outputs, maxima.at[i].set(maximum), sums.at[i].set(sums[i] * decay + weights.sum(-1))), None
+        return outputs, maxima.at[i].set(maximum), sums.at[i].set(sums[i] * decay + weights.sum(-1))
 
     rows = queries.shape[:-1]
     start = (jnp.zeros(queries.shape, jnp.float32), jnp.full(rows, MASKED), jnp.zeros(rows, jnp.float32))
-    (outputs, maxima, sums), _ = jax.lax.scan(step, start, tiles)
+    outputs, maxima, sums = masks.scan(visit, start, tiles)
     outputs = checkpoint_name((outputs / sums[..., None]).astype(q.dtype), SAVED)
     log_sums = checkpoint_name(maxima + jnp.log(sums), SAVED)
     return _join_queries(outputs, tile), (q, k, v, segments, key_segments, tiles, index, outputs, log_sums)
@@ -280,19 +300,18 @@ def _full_backward(scale: float, tile: int, residuals: tuple, gradient: jax.Arra
     deltas = (gradients.astype(jnp.float32) * outputs.astype(jnp.float32)).sum(-1)
     product = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def step(carry: Any, pair: jax.Array) -> tuple[Any, None]:
+    def visit(carry: Any, i: jax.Array, j: jax.Array) -> Any:
         dq, dk, dv = carry
-        i, j = pair[0], pair[1]
         weights = jnp.exp(masks.logits(queries[i], keys[j], i, j, scale) - log_sums[i][..., None])
         dweights = product("bksd,bktd->bkst", gradients[i], values[j])
         dlogits = (weights * (dweights - deltas[i][..., None]) * scale).astype(q.dtype)
         dq = dq.at[i].add(product("bkst,bktd->bksd", dlogits, keys[j]))
         dk = dk.at[j].add(product("bkst,bksd->bktd", dlogits, queries[i]))
         dv = dv.at[j].add(product("bkst,bksd->bktd", weights.astype(q.dtype), gradients[i]))
-        return (dq, dk, dv), None
+        return dq, dk, dv
 
     start = tuple(jnp.zeros(x.shape, jnp.float32) for x in (queries, keys, values))
-    (dq, dk, dv), _ = jax.lax.scan(step, start, tiles)
+    dq, dk, dv = masks.scan(visit, start, tiles)
     dq, dk, dv = (_join_queries(x, tile) for x in (dq, dk, dv))
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None, None, None
 

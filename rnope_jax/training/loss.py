@@ -11,7 +11,7 @@ from rnope_jax.config import LossConfig
 from rnope_jax.data.packing import Batch
 from rnope_jax.model import Transformer
 from rnope_jax.model.chunks import join, split
-from rnope_jax.model.linear import project
+from rnope_jax.model.linear import matmul, project
 from rnope_jax.sharding import RULES, partition
 
 
@@ -110,7 +110,7 @@ def _forward(
         d_logits = jnp.where(hit, slope - 1, slope) * (mask[..., None] * settings.factor)
         d_logits = d_logits.astype(hidden.dtype)
         rows, width = d_logits.reshape(-1, d_logits.shape[-1]), states.reshape(-1, states.shape[-1])
-        d_table += jnp.matmul(rows.T, width, preferred_element_type=jnp.float32)
+        d_table += matmul(rows.T, width)
         return (jax.tree.map(jnp.add, sums, these), d_table), project(d_logits, whole)
 
     start = _zero(), jnp.zeros(whole.shape, jnp.float32)

@@ -73,6 +73,27 @@ def test_work_of_a_full_layer_is_the_lower_triangle():
     assert pairs < 0.54 * 4096**2
 
 
+@pytest.mark.parametrize("ids", [(1, 2, 3), (3, 2, 1)], ids=str)
+def test_tiles_of_a_full_layer_between_documents_are_never_visited(ids):
+    """What is not visited leaves no trace: where a tile is, NaN times the weight of a masked key is NaN."""
+    length, edges = 5 * TILE, (2 * TILE, 3 * TILE)
+    segments = jnp.repeat(jnp.asarray(ids, jnp.int32), jnp.diff(jnp.asarray((0, *edges, length))))[None]
+    q, k, v = (jax.random.normal(jax.random.key(i), (1, length, HEADS, DIM)) for i in range(3))
+    middle = slice(*edges)
+    broken = [x.at[:, middle].set(jnp.nan) for x in (q, k, v)]
+
+    @jax.jit
+    def output_and_gradients(q, k, v):
+        out, vjp = jax.vjp(lambda q, k, v: forward_only(None)(q, k, v, segments), q, k, v)
+        return out, *vjp(jnp.sin(out))
+
+    expected, found = output_and_gradients(q, k, v), output_and_gradients(*broken)
+    for whole, part in zip(expected, found, strict=True):
+        assert jnp.isnan(part[:, middle]).all()
+        for others in (slice(edges[0]), slice(edges[1], None)):
+            assert (part[:, others] == whole[:, others]).all()
+
+
 def forward_only(window):
     spec = AttentionSpec(scale=0.3, window=window)
     return lambda q, k, v, segments: attend(q, k, v, spec, segment_ids=segments, backend="blockwise")
