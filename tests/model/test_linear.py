@@ -56,6 +56,15 @@ def test_operands_of_bfloat16_lie_row_by_row_and_sums_are_float32():
     assert not re.search(r"f32\[[\d,]+\]\S* convert\(%?(x|gradient)", text)
 
 
+def test_nothing_is_copied_for_a_single_token():
+    """In decoding, a copy of the output embedding for each token would take longer than the product."""
+    x, table = jnp.ones((1, 1, 16), jnp.bfloat16), jnp.ones((300, 16), jnp.bfloat16)
+    text = jax.jit(lambda x, table: project(x, table.T, result_type=jnp.float32)).lower(x, table).compile().as_text()
+    entry = text[text.index("ENTRY") :]  # what stands before is inside of fusions, where nothing is written down
+    assert "[300,16]" in entry
+    assert "[16,300]" not in entry
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_matmul_sums_in_float32(dtype):
     a, b = jnp.full((8, 4096), 1.0, dtype), jnp.full((4096, 8), 1.0, dtype)
