@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--configs", nargs="*", choices=list(COUNTS))
     parser.add_argument("--stacks", nargs="*", metavar="TOKENSxLAYERS")
     parser.add_argument("--chip", default="h100", choices=list(CHIPS))
-    parser.add_argument("--remat", choices=("full", "offload"), help="of all of them, for what is set")
+    parser.add_argument("--remat", choices=("full", "offload", "sequential"), help="of all of them, for what is set")
     parser.add_argument("--texts", type=Path, metavar="DIR")
     arguments = parser.parse_args()
     kept = RESULTS / "gpu_memory.json"

@@ -46,7 +46,7 @@ class ModelConfig(Schema):
     are kept (attention), or nothing (none). Each keeps more memory and computes less than the one before. "offload"
     recomputes what "attention" does, and has all that the scanned layers keep, their inputs too, in the host's
     memory; needs two periods of the pattern. "sequential" is "full", and the backward pass ends with one layer before
-    it takes up the next: the least memory on a CPU; on a GPU it saves nothing."""
+    it takes up the next: the least memory on a CPU; elsewhere it saves little."""
     mlp_chunk: int | None = None
     """Positions per row, of the part that a device holds, for which the activations of a feed-forward layer exist at
     a time; the backward pass computes them again. None: all positions, as `remat` says."""
