@@ -29,7 +29,7 @@ from benchmarks.record import record
 from benchmarks.sides import Side, ratio
 
 #: Contenders that nothing is claimed of, and that are not compared with the definition.
-PEERS = ("jax.nn xla", "torch sdpa", "torch flex")
+PEERS = ("jax.nn xla", "tokamax", "torch sdpa", "torch flex")
 
 
 def main() -> None:

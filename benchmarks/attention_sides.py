@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,9 @@ def holds_square(name: str, case: Case, platform: str) -> bool:
     if name == "torch sdpa":
         # Without a mask it is FlashAttention, on a CPU a like of it.
         return platform == "cpu" or case.packed or case.window is not None
+    if name == "tokamax":
+        # Its kernels are for GPUs; documents are told to it by a mask.
+        return platform == "cpu" or case.packed
     return name == "jax.nn xla"
 
 
@@ -84,7 +88,7 @@ def draw(case: Case) -> list[np.ndarray]:
 
 
 def jax_side() -> Callable[..., Any]:
-    """Measures rnope_jax and `jax.nn.dot_product_attention`."""
+    """Measures rnope_jax, `jax.nn.dot_product_attention`, and tokamax's where it is installed."""
     # PyTorch has its arrays on the same GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
@@ -98,7 +102,8 @@ def jax_side() -> Callable[..., Any]:
 
     def device() -> tuple[str, str, list[str]]:
         fast = ["pallas_gpu", "cudnn"] if choose("auto", None) == "pallas_gpu" else []
-        return here.platform, here.device_kind, [*fast, "blockwise", "jax.nn xla"]
+        installed = ["tokamax"] if find_spec("tokamax") else []
+        return here.platform, here.device_kind, [*fast, "blockwise", "jax.nn xla", *installed]
 
     def function(name: str, case: Case) -> Callable[..., Any]:
         spec = AttentionSpec(scale=default_scale(case.dim), window=case.window)
@@ -109,11 +114,20 @@ def jax_side() -> Callable[..., Any]:
         def theirs(q: Any, k: Any, v: Any, segments: Any) -> Any:
             mask = (segments[:, None, :, None] == segments[:, None, None, :]) if case.packed else None
             past = None if case.window is None else (case.window - 1, 0)
-            return jax.nn.dot_product_attention(
-                q, k, v, mask=mask, scale=spec.scale, is_causal=True, local_window_size=past, implementation="xla"
+            if name == "tokamax":
+                import tokamax
+                from absl import flags
+
+                flags.FLAGS(["tokamax"])  # or it takes the options of this program for its own
+                # It chooses among its kernels itself.
+                library, chosen = tokamax.dot_product_attention, None
+            else:
+                library, chosen = jax.nn.dot_product_attention, "xla"
+            return library(
+                q, k, v, mask=mask, scale=spec.scale, is_causal=True, local_window_size=past, implementation=chosen
             )
 
-        return theirs if name == "jax.nn xla" else ours
+        return theirs if name in ("jax.nn xla", "tokamax") else ours
 
     def both(run: Callable[..., Any]) -> Callable[..., Any]:
         def forward_and_backward(q: Any, k: Any, v: Any, gradient: Any, segments: Any) -> Any:
